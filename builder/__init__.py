@@ -1,0 +1,1 @@
+"""From YOLO weights to a Triton model repository: ``python -m builder build``."""
