@@ -74,9 +74,7 @@ def find_gpu(name: str) -> GpuTarget:
     wanted = name.strip().lower()
     gpu = gpus.get(wanted)
     if gpu is None:
-        # "a100" is one letter from a10, yet means one of the two A100.
-        longer = [known for known in supported if wanted and known.startswith(wanted)]
-        nearest = longer or difflib.get_close_matches(wanted, supported, n=1, cutoff=0.5)
+        nearest = _nearest(wanted, supported)
         hint = f"; did you mean {' or '.join(nearest)}?" if nearest else ";"
         raise SpecError(f"unknown GPU {name!r}{hint} expected one of: {', '.join(supported)}")
     if gpu.sm < LOWEST_COMPUTE_CAPABILITY:
@@ -86,3 +84,12 @@ def find_gpu(name: str) -> GpuTarget:
             f"expected one of: {', '.join(supported)}"
         )
     return gpu
+
+
+def _nearest(wanted: str, names: list[str]) -> list[str]:
+    """The names that ``wanted`` may have meant, none where nothing resembles it."""
+    # nvidia-smi says "Tesla T4" and "NVIDIA GeForce RTX 4090".
+    core = re.sub(r"[\s_]+", "-", re.sub(r"\b(nvidia|tesla|geforce)\b", "", wanted).strip(" -_"))
+    # "a100" is one letter from a10, yet means one of the two A100.
+    longer = [name for name in names if core and name.startswith(core)]
+    return longer or difflib.get_close_matches(core, names, n=1, cutoff=0.5)

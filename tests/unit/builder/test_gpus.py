@@ -51,6 +51,8 @@ def test_unconfirmed_figures_are_absent_not_guessed():
         ("a100-80", "a100-80gb"),
         ("L40", "l40s"),
         ("a100", "a100-40gb or a100-80gb"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("Tesla T4", "t4"),
     ],
 )
 def test_unknown_gpu_is_told_the_nearest_name_and_the_known_ones(wrong, nearest):
