@@ -1,0 +1,1 @@
+"""The Python-backend models that are copied into a model version and served by Triton."""

@@ -1,0 +1,407 @@
+"""Starts tritonserver on a model repository, waits for its models, and leaves nothing behind when it stops."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import ctypes
+import dataclasses
+import errno
+import http.client
+import ipaddress
+import itertools
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import NoReturn, Self, TextIO
+
+from builder.errors import ServerError
+from builder.tritonserver import Installation, failure_reason, find_tritonserver
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+POLL_S = 0.02
+DRAIN_S = 10
+"""How long tritonserver may take for the requests in flight; it is killed twice that long after SIGTERM."""
+LOG_TAIL_LINES = 1000
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- Triton's Python backend has its regions there
+
+ModelState = tuple[str, str, str]
+"""Name, version and state of a model, as Triton's repository index has them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerOptions:
+    """What to serve, and where to listen."""
+
+    repository: Path
+    config_name: str | None = None
+    """Serve ``configs/<config_name>.pbtxt`` where a model has it, else its ``config.pbtxt``."""
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    models: tuple[str, ...] = ()
+    """The models to load; empty: every model of the repository."""
+    extra_args: tuple[str, ...] = ()
+    """Further arguments of tritonserver itself."""
+    log_file: Path | None = None
+    """Where tritonserver's log goes; None: only its tail is kept, and quoted where the server fails."""
+    # A graph that onnxruntime hands to TensorRT is compiled while it loads, which takes minutes on a GPU's first start.
+    ready_timeout_s: float = 900.0
+
+
+class TritonServer:
+    """A running tritonserver: ``with TritonServer(options) as server: ...``.
+
+    It ends with the thread that started it, however that ends: call ``start`` from one that outlives the server.
+    """
+
+    def __init__(self, options: ServerOptions) -> None:
+        """Prepare to serve; nothing is started yet."""
+        self.options = options
+        self.ready_after_s = 0.0
+        """Seconds from the start of the process until every model was ready."""
+        self._address = ""
+        self._process: subprocess.Popen[str] | None = None
+        self._log: collections.deque[str] = collections.deque(maxlen=LOG_TAIL_LINES)
+        self._log_reader: threading.Thread | None = None
+        # The prefix tells this server's regions from another's when they have to be removed after a crash.
+        self._region_prefix = f"yolo_triton_{os.getpid()}_{secrets.token_hex(4)}_"
+
+    def __enter__(self) -> Self:
+        """Start the server."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the server."""
+        self.stop()
+
+    @property
+    def http_url(self) -> str:
+        """The URL of the HTTP endpoint, as this machine reaches it."""
+        return f"http://{self._reachable_host}:{self.options.http_port}"
+
+    @property
+    def grpc_url(self) -> str:
+        """The URL of the gRPC endpoint, as this machine reaches it."""
+        return f"grpc://{self._reachable_host}:{self.options.grpc_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """The URL of the Prometheus metrics, as this machine reaches it."""
+        return f"http://{self._reachable_host}:{self.options.metrics_port}/metrics"
+
+    @property
+    def pid(self) -> int:
+        """The process id of tritonserver."""
+        assert self._process is not None, "the server has not been started"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start tritonserver and return when every model is ready.
+
+        Raises ServerError where it cannot start, where a model does not load, or where that takes too long.
+        """
+        options = self.options
+        check_repository(options)
+        self._address = _ipv4_address(options.host)
+        _check_ports(self._address, options)
+        installation = find_tritonserver()
+        started = time.monotonic()
+        try:
+            self._process = self._spawn(installation)
+            self._wait_until_ready(self._process, started + options.ready_timeout_s)
+        except BaseException:
+            self.stop()
+            raise
+        self.ready_after_s = time.monotonic() - started
+
+    def wait(self) -> NoReturn:
+        """Block until tritonserver ends by itself, which is an error: raises ServerError with its reason."""
+        assert self._process is not None, "the server has not been started"
+        raise self._died(self._process.wait())
+
+    def stop(self) -> None:
+        """End tritonserver: requests in flight are answered, then every process and memory region is gone."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(2 * DRAIN_S)
+        # A server that crashed or was killed leaves its model processes, in its process group, and their memory.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if self._log_reader is not None:
+            self._log_reader.join()
+        for region in SHARED_MEMORY.glob(f"{self._region_prefix}*"):
+            region.unlink(missing_ok=True)
+
+    def models(self) -> list[ModelState]:
+        """Name, version and state of every model that the server knows."""
+        try:
+            status, body = self._request("POST", "/v2/repository/index")
+        except OSError as error:
+            raise ServerError(f"expected a running server at {self.http_url}, got: {error}") from error
+        if status != http.client.OK:
+            raise ServerError(f"expected the repository index from {self.http_url}, got HTTP {status}: {body}")
+        return [(model["name"], model.get("version", ""), model.get("state", "")) for model in json.loads(body)]
+
+    @property
+    def _reachable_host(self) -> str:
+        host = self._address or self.options.host
+        return "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104 -- compared, not bound
+
+    def _spawn(self, installation: Installation) -> subprocess.Popen[str]:
+        log_file = self._open_log_file()
+        process = subprocess.Popen(
+            [str(installation.executable), *self._arguments(installation)],
+            env={**os.environ, **installation.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            # A Ctrl-C in the terminal reaches this process only, which then stops the server in order.
+            start_new_session=True,
+            preexec_fn=_die_with_parent(),  # noqa: PLW1509 -- calls two functions of libc and nothing else
+        )
+        self._log_reader = threading.Thread(target=self._read_log, args=(process, log_file), daemon=True)
+        self._log_reader.start()
+        return process
+
+    def _arguments(self, installation: Installation) -> list[str]:
+        options = self.options
+        arguments = [
+            f"--model-repository={options.repository.resolve()}",
+            # Every configuration is written whole: what Triton would guess is an error instead.
+            "--disable-auto-complete-config",
+            f"--exit-timeout-secs={DRAIN_S}",
+            f"--http-address={self._address}",
+            f"--http-port={options.http_port}",
+            f"--grpc-address={self._address}",
+            f"--grpc-port={options.grpc_port}",
+            f"--metrics-address={self._address}",
+            f"--metrics-port={options.metrics_port}",
+            f"--backend-config=python,shm-region-prefix-name={self._region_prefix}",
+        ]
+        if installation.backends:
+            arguments.append(f"--backend-directory={installation.backends}")
+        if options.config_name:
+            arguments.append(f"--model-config-name={options.config_name}")
+        if options.models:
+            arguments.append("--model-control-mode=explicit")
+            arguments += [f"--load-model={model}" for model in options.models]
+        return [*arguments, *options.extra_args]
+
+    def _open_log_file(self) -> TextIO | None:
+        if self.options.log_file is None:
+            return None
+        try:
+            return self.options.log_file.open("w", buffering=1)
+        except OSError as error:
+            raise ServerError(
+                f"expected to write tritonserver's log to {self.options.log_file}, got: {error.strerror}; "
+                "choose another file"
+            ) from error
+
+    def _read_log(self, process: subprocess.Popen[str], log_file: TextIO | None) -> None:
+        assert process.stdout is not None
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(process.stdout)
+            if log_file:
+                stack.enter_context(log_file)
+            for line in process.stdout:
+                self._log.append(line.rstrip())
+                if log_file:
+                    log_file.write(line)
+
+    def _wait_until_ready(self, process: subprocess.Popen[str], deadline: float) -> None:
+        while not self._is_ready():
+            try:
+                raise self._died(process.wait(POLL_S))
+            except subprocess.TimeoutExpired:
+                pass
+            if time.monotonic() > deadline:
+                raise ServerError(
+                    f"expected every model to be ready within {self.options.ready_timeout_s:g} s, they are not; "
+                    f"tritonserver's last word: {failure_reason(self._log)}"
+                )
+
+    def _is_ready(self) -> bool:
+        try:
+            if self._request("GET", "/v2/health/ready")[0] != http.client.OK:
+                return False
+            ready = {name for name, _, state in self.models() if state == "READY"}
+        except (OSError, ServerError):
+            return False
+        return ready.issuperset(self.options.models) if self.options.models else bool(ready)
+
+    def _request(self, method: str, path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection(self._reachable_host, self.options.http_port, timeout=5)
+        try:
+            connection.request(method, path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        except http.client.HTTPException as error:
+            raise ConnectionError(f"no HTTP answer: {error!r}") from error
+        finally:
+            connection.close()
+
+    def _died(self, exit_code: int) -> ServerError:
+        if self._log_reader is not None:
+            # A model process that outlives the server holds the pipe open.
+            self._log_reader.join(timeout=1)
+        how = (
+            f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with exit code {exit_code}"
+        )
+        return ServerError(f"tritonserver {how}: {failure_reason(self._log)}")
+
+
+def serve(options: ServerOptions) -> int:
+    """Serve until SIGINT or SIGTERM, which end it in order with exit code 0.
+
+    Prints what is loaded and where it listens. Raises ServerError where the server cannot start, or ends by itself.
+    """
+    with _interrupted_by(signal.SIGINT, signal.SIGTERM):
+        try:
+            check_repository(options)
+            options = _with_config_for_this_machine(options)
+            with TritonServer(options) as server:
+                _print_status(server)
+                server.wait()
+        except KeyboardInterrupt:
+            print("stopped")
+    return 0
+
+
+def check_repository(options: ServerOptions) -> None:
+    """Raise ServerError where the options name a repository, a model or a configuration that is not there."""
+    repository = options.repository
+    if not repository.is_dir():
+        raise ServerError(
+            f"expected a model repository at {repository}, found {'a file' if repository.exists() else 'nothing'}; "
+            "write one with: python -m builder build"
+        )
+    models = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
+    if not models:
+        raise ServerError(
+            f"expected at least one NAME/config.pbtxt in {repository}, found none; "
+            "write a model with: python -m builder build"
+        )
+    missing = sorted(set(options.models).difference(models))
+    if missing:
+        raise ServerError(f"expected a model named {missing[0]} in {repository}, found {', '.join(models)}")
+    if options.config_name:
+        # Triton itself falls back to config.pbtxt without a word.
+        known = sorted({path.stem for path in repository.glob("*/configs/*.pbtxt")})
+        if options.config_name not in known:
+            raise ServerError(
+                f"expected a model with configs/{options.config_name}.pbtxt in {repository}, "
+                f"found {', '.join(known) or 'no configs'}; choose one of these, or leave --config-name out"
+            )
+
+
+def _with_config_for_this_machine(options: ServerOptions) -> ServerOptions:
+    """The options with ``config_name`` "cpu" where none is given and nothing else could be served here."""
+    without_gpu_backends = options.config_name is None and find_tritonserver().only_python_backend
+    if not without_gpu_backends or not any(options.repository.glob("*/configs/cpu.pbtxt")):
+        return options
+    print("this tritonserver has no GPU backend: serving configs/cpu.pbtxt (--config-name cpu), on the CPU")
+    return dataclasses.replace(options, config_name="cpu")
+
+
+def _print_status(server: TritonServer) -> None:
+    options = server.options
+    print(f"ready after {server.ready_after_s:.1f} s, configuration {options.config_name or 'config.pbtxt'}")
+    for name, version, state in server.models():
+        print(f"  {name} version {version}: {state}")
+    print(f"  HTTP {server.http_url}   gRPC {server.grpc_url}   metrics {server.metrics_url}")
+    if ipaddress.ip_address(_ipv4_address(options.host)).is_loopback:
+        print("listening on loopback only; Ctrl-C stops it", flush=True)
+    else:
+        print(
+            f"WARNING: listening on {options.host}: whoever reaches this machine may use the models, "
+            "without a password; Ctrl-C stops it",
+            flush=True,
+        )
+
+
+@contextlib.contextmanager
+def _interrupted_by(*signals: signal.Signals) -> Iterator[None]:
+    """Turn the first of these signals into a KeyboardInterrupt, and let no further one disturb the shutdown."""
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    previous = {each: signal.signal(each, interrupt) for each in signals}
+    try:
+        yield
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+
+def _ipv4_address(host: str) -> str:
+    try:
+        return str(socket.getaddrinfo(host, None, family=socket.AF_INET, type=socket.SOCK_STREAM)[0][4][0])
+    except (OSError, UnicodeError) as error:
+        raise ServerError(
+            f"expected --host to be an IPv4 address or a name that has one, got {host}: {error}; "
+            "127.0.0.1 is this machine only, 0.0.0.0 every network that it is in"
+        ) from error
+
+
+def _check_ports(address: str, options: ServerOptions) -> None:
+    """Raise ServerError where a port cannot be listened on, before anything is loaded."""
+    ports = {
+        "--http-port": options.http_port,
+        "--grpc-port": options.grpc_port,
+        "--metrics-port": options.metrics_port,
+    }
+    for (flag, port), (other_flag, other_port) in itertools.combinations(ports.items(), 2):
+        if port == other_port:
+            raise ServerError(f"expected three different ports, got {port} for both {flag} and {other_flag}")
+    for flag, port in ports.items():
+        if not 1 <= port <= 65535:
+            raise ServerError(f"expected {flag} between 1 and 65535, got {port}")
+        with socket.socket() as probe:
+            # As tritonserver does: a port that a former server has just left is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+            except OSError as error:
+                in_use = error.errno == errno.EADDRINUSE
+                raise ServerError(
+                    f"expected to listen on port {port} of {address}, got: {error.strerror}; "
+                    + (f"free it or choose another with {flag}" if in_use else f"choose another with {flag} or --host")
+                ) from error
+
+
+def _die_with_parent() -> Callable[[], None]:
+    """For ``preexec_fn``: SIGTERM to the child when its parent ends, even by SIGKILL."""
+    libc = ctypes.CDLL(None)
+    parent = os.getpid()
+
+    def in_child() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        # The parent may have ended before the line above.
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return in_child
