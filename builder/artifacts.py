@@ -52,3 +52,32 @@ class ConfigFile:
     """Relative to the model's folder."""
     text: str
     """The ModelConfig message in protobuf's text format, with ``{VERSION}`` already filled in."""
+
+
+class NetworkOutput(enum.StrEnum):
+    """What a network's graph gives before the head is attached."""
+
+    LOGITS = "logits"
+    """``boxes`` [B, 4R, A] (distances or their distributions) and ``scores`` [B, C, A], as the convolutions give them."""
+    DECODED = "decoded"
+    """``output0`` [B, 4 + C, A]: cx cy w h in pixels, then probabilities. A user's ONNX file."""
+    DETECTIONS = "detections"
+    """``output0`` [B, N, 6]: finished detections. A user's ONNX file, exported end to end."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkModel:
+    """The network's graph: ``pixels`` FP32 [B, 3, H, W] RGB in [0, 1] in, ``NetworkOutput`` out; no head."""
+
+    path: Path
+    output: NetworkOutput
+    imgsz: tuple[int, int]
+    """Height and width in pixels."""
+    strides: tuple[int, ...]
+    reg_max: int
+    names: tuple[str, ...]
+    nms_free: bool
+    parameters: int
+    """Number of weights."""
+    key_mismatches: str = ""
+    """What ``--allow-partial`` let pass, in one line."""
