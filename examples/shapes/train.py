@@ -9,6 +9,7 @@ same sizes in pixels, then a short one on 640-pixel images, the size at which th
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -84,8 +85,12 @@ def write_checkpoint(trained: Path, target: Path) -> None:
             if isinstance(value, (str, Path)) and re.search(r"[/\\]", str(value)):
                 arguments[key] = Path(value).name
     model.yaml["yaml_file"] = Path(model.yaml["yaml_file"]).name
+    model.pt_path = target.name
+    # torch.save to a path would write the file's own name into the archive.
+    archive = io.BytesIO()
+    torch.save(checkpoint, archive)
     partial = target.with_name(f".{target.name}.partial")
-    torch.save(checkpoint, partial)
+    partial.write_bytes(archive.getvalue())
     partial.replace(target)
 
 
