@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 
 class Precision(enum.StrEnum):
@@ -58,7 +59,7 @@ class NetworkOutput(enum.StrEnum):
     """What a network's graph gives before the head is attached."""
 
     LOGITS = "logits"
-    """``boxes`` [B, 4R, A] (distances or their distributions) and ``scores`` [B, C, A], as the convolutions give them."""
+    """``boxes`` [B, 4R, A] (distances or their distributions), ``scores`` [B, C, A]: what the convolutions give."""
     DECODED = "decoded"
     """``output0`` [B, 4 + C, A]: cx cy w h in pixels, then probabilities. A user's ONNX file."""
     DETECTIONS = "detections"
@@ -81,3 +82,22 @@ class NetworkModel:
     """Number of weights."""
     key_mismatches: str = ""
     """What ``--allow-partial`` let pass, in one line."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, all but the path."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "path"}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], path: Path) -> NetworkModel:
+        """What ``to_json`` gave, read back from JSON."""
+        return cls(
+            path=path,
+            output=NetworkOutput(values["output"]),
+            imgsz=(values["imgsz"][0], values["imgsz"][1]),
+            strides=tuple(values["strides"]),
+            reg_max=values["reg_max"],
+            names=tuple(values["names"]),
+            nms_free=values["nms_free"],
+            parameters=values["parameters"],
+            key_mismatches=values["key_mismatches"],
+        )

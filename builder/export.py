@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .artifacts import NetworkModel, NetworkOutput
-from .errors import ExportError, SpecError, WeightsError
+from builder.artifacts import NetworkModel, NetworkOutput
+from builder.errors import ExportError, SpecError, WeightsError
 
 if TYPE_CHECKING:
     import onnx
     import torch
     from torch import nn
 
-    from .weights import Network
+    from builder.weights import Network
 
 OPSET = 17
 DEFAULT_IMGSZ = (640, 640)
@@ -217,7 +217,7 @@ def _ends(model: onnx.ModelProto, path: Path) -> tuple[onnx.ValueInfoProto, onnx
     inputs = [v for v in model.graph.input if v.name not in constants]
     if len(inputs) != 1 or len(model.graph.output) != 1:
         raise WeightsError(
-            f"{path} has {len(inputs)} inputs and {len(model.graph.output)} outputs; expected a detector with one of each."
+            f"{path} has {len(inputs)} inputs and {len(model.graph.output)} outputs; a detector has one of each."
         )
     tensor = inputs[0].type.tensor_type
     dims = tensor.shape.dim

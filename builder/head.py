@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .artifacts import Head, NetworkModel, NetworkOutput
-from .errors import ExportError
-from .export import check_graph, export_module, rename, strip
+from builder.artifacts import Head, NetworkModel, NetworkOutput
+from builder.errors import ExportError
+from builder.export import check_graph, export_module, rename, strip
 
 if TYPE_CHECKING:
     import onnx
@@ -51,10 +51,9 @@ def attach_head(network: NetworkModel, spec: HeadSpec, output_path: Path) -> Non
     import onnx
     import torch
 
-    from . import head_modules
+    from builder import head_modules
 
     graph = onnx.load(network.path)
-    opset = max(o.version for o in graph.opset_import if o.domain in ("", "ai.onnx"))
     final = "detections" if spec.head is Head.DETECTIONS else "output0"
     with tempfile.TemporaryDirectory(dir=output_path.parent) as scratch:
         part = Path(scratch) / "part.onnx"
@@ -62,15 +61,15 @@ def attach_head(network: NetworkModel, spec: HeadSpec, output_path: Path) -> Non
             raw = spec.head is Head.RAW and not spec.nms_free
             kind = head_modules.RawHead if raw else head_modules.TopKHead if spec.nms_free else head_modules.GreedyHead
             ends = {"boxes": (4 * spec.reg_max, spec.anchors), "scores": (spec.classes, spec.anchors)}
-            graph = _append(graph, kind(spec), ends, final, part, opset)
+            graph = _append(graph, kind(spec), ends, output=final, part=part)
         elif network.output is NetworkOutput.DECODED and spec.head is Head.DETECTIONS:
             ends = {"output0": tuple(d.dim_value for d in graph.graph.output[0].type.tensor_type.shape.dim[1:])}
-            graph = _append(graph, head_modules.DecodedHead(spec), ends, final, part, opset)
+            graph = _append(graph, head_modules.DecodedHead(spec), ends, output=final, part=part)
         else:
             rename(graph.graph, {"output0": final})
         if spec.head is Head.DETECTIONS:
             images = {"images": torch.zeros(2, *spec.imgsz, 3, dtype=torch.uint8)}
-            export_module(head_modules.Preprocess(), images, ("pixels",), part, opset=opset)
+            export_module(head_modules.Preprocess(), images, ("pixels",), part, opset=_opset(graph))
             graph = _merge(_load_part(part, "pre/", graph.ir_version), graph, ("pixels",))
         else:
             rename(graph.graph, {"pixels": "images"})
@@ -80,18 +79,18 @@ def attach_head(network: NetworkModel, spec: HeadSpec, output_path: Path) -> Non
 
 
 def _append(
-    graph: onnx.ModelProto,
-    module: nn.Module,
-    ends: Mapping[str, tuple[int, ...]],
-    output: str,
-    part: Path,
-    opset: int,
+    graph: onnx.ModelProto, module: nn.Module, ends: Mapping[str, tuple[int, ...]], *, output: str, part: Path
 ) -> onnx.ModelProto:
+    """The graph with ``module`` behind its outputs ``ends`` (name: shape without the batch)."""
     import torch
 
     inputs = {name: torch.zeros(2, *shape) for name, shape in ends.items()}
-    export_module(module, inputs, (output,), part, opset=opset)
+    export_module(module, inputs, (output,), part, opset=_opset(graph))
     return _merge(graph, _load_part(part, "post/", graph.ir_version), tuple(ends))
+
+
+def _opset(graph: onnx.ModelProto) -> int:
+    return max(int(o.version) for o in graph.opset_import if o.domain in ("", "ai.onnx"))
 
 
 def _load_part(path: Path, prefix: str, ir_version: int) -> onnx.ModelProto:

@@ -2,18 +2,18 @@
 
 Tensor suffixes: B batch, C classes, A anchors, R bins per side, K candidates, N detections, H height, W width.
 
-Suppression is greedy NMS written with fixed shapes and no plugin. The candidates are sorted by confidence, ``S[i, j]`` says
-that the earlier box i suppresses the later box j (same class, IoU over the threshold), and
+Suppression is greedy NMS written with fixed shapes and no plugin. The candidates are sorted by confidence,
+``S[i, j]`` says that the earlier box i suppresses the later box j (same class, IoU over the threshold), and
 
     keep <- not any_i(keep[i] and S[i, j])
 
-is repeated from "keep all" (Cluster-NMS, Zheng et al. 2020, arXiv:2005.03572). Its fixed point is greedy NMS. The map is
-antitone, so every even iteration keeps a superset of greedy's boxes and every odd one a subset; after t iterations every
-box is settled that hangs on a chain of fewer than t suppressions. Random orders need few (dependence depth O(log n):
+is repeated from "keep all" (Cluster-NMS, Zheng et al. 2020, arXiv:2005.03572). Its fixed point is greedy NMS. The map
+is antitone, so every even iteration keeps a superset of greedy's boxes and every odd one a subset; t iterations settle
+every box that hangs on a chain of fewer than t suppressions. Random orders need few (dependence depth O(log n):
 Fischer & Noever 2018, arXiv:1707.05124).
 
-The bound is ``ITERATIONS``, unrolled: TensorRT captures no CUDA graph of a loop. It is even, so past the bound nothing that
-greedy keeps is lost; a box may stay that the end of a longer chain would have removed.
+The bound is ``ITERATIONS``, unrolled: TensorRT captures no CUDA graph of a loop. It is even, so past the bound nothing
+that greedy keeps is lost; a box may stay that the end of a longer chain would have removed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from .head import HeadSpec
+from builder.head import HeadSpec
 
 ITERATIONS = 24
 
@@ -44,7 +44,7 @@ def suppression_matrix(boxes_BK4: torch.Tensor, classes_BK: torch.Tensor, iou: f
     same_class = classes_BK[:, :, None] == classes_BK[:, None, :]
     count = boxes_BK4.shape[1]
     earlier = torch.ones(count, count, dtype=torch.bool).triu(1)
-    # FP16 is exact here (0, 1, and sums whose only use is "above one half"), and TensorRT-RTX has no FP32 GEMM on SM 7.5.
+    # FP16 is exact here: 0, 1, and sums of which only "none or some" is asked. TensorRT-RTX has no FP32 GEMM on SM 7.5.
     return (overlaps & same_class & earlier).half()
 
 
@@ -138,7 +138,7 @@ class TopKHead(AnchorHead):
 
 
 class RawHead(AnchorHead):
-    """``boxes``, ``scores`` logits -> Ultralytics' ``output0`` FP32 [B, 4 + C, A]: cx cy w h in pixels, probabilities."""
+    """``boxes``, ``scores`` logits -> Ultralytics' ``output0`` FP32 [B, 4 + C, A]: cx cy w h, probabilities."""
 
     def forward(self, boxes_BRA: torch.Tensor, scores_BCA: torch.Tensor) -> torch.Tensor:
         anchors_1A3 = cast("torch.Tensor", self.anchors_A3)[None]

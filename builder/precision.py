@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,17 +13,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .artifacts import NetworkModel, NetworkOutput, Precision
-from .errors import ExportError
-from .export import check_graph, strip
+from builder.artifacts import NetworkModel, NetworkOutput, Precision
+from builder.errors import ExportError
+from builder.export import check_graph, strip
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
+    from numpy.typing import NDArray
 
 
 def convert_precision(
-    network: NetworkModel, precision: Precision, pixels_BCHW: np.ndarray, output_path: Path
+    network: NetworkModel, precision: Precision, pixels_BCHW: NDArray[np.float32], output_path: Path
 ) -> NetworkModel:
     """Write the network's graph at ``precision``.
 
@@ -51,7 +53,7 @@ def convert_precision(
             model = convert_to_mixed_precision(
                 str(network.path),
                 low_precision_type="fp16",
-                nodes_to_exclude=[f"^{_escaped(name)}$" for name in keep] or None,
+                nodes_to_exclude=[f"^{re.escape(name)}$" for name in keep] or None,
                 keep_io_types=True,
                 calibration_data=str(calibration),
                 providers=["cpu"],
@@ -83,26 +85,16 @@ def tail_nodes(model: onnx.ModelProto) -> list[str]:
         after = [j for name in model.graph.node[i].output for j in consumers.get(name, [])]
         leads_to_convolution[i] = any(leads_to_convolution[j] or is_convolution(model.graph.node[j]) for j in after)
     return [
-        node.name
-        for i, node in enumerate(model.graph.node)
-        if not leads_to_convolution[i] and not is_convolution(node)
+        node.name for i, node in enumerate(model.graph.node) if not leads_to_convolution[i] and not is_convolution(node)
     ]
-
-
-def _escaped(name: str) -> str:
-    import re
-
-    return re.escape(name)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """AutoCast reports every node on its logger; what matters comes as an exception."""
-    logger = logging.getLogger("modelopt")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """AutoCast reports every step and sets its own log level; what matters comes as an exception."""
+    logging.disable(logging.WARNING)
     try:
         with Path(os.devnull).open("w") as sink, contextlib.redirect_stdout(sink):
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(logging.NOTSET)

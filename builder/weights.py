@@ -4,10 +4,10 @@ A checkpoint is a pickle, and a pickle is a program. It is read in three steps:
 
 1. Its globals are listed. Whatever is not a layer of torch.nn or ultralytics.nn, a tensor's own helper or a plain
    container is refused by name.
-2. It is unpickled by torch's restricted unpickler with every layer class replaced by an inert `_Shell`, which only holds
-   attributes: no constructor and no ``__setstate__`` of a real class runs on the file's data.
-3. The network is built anew from the checkpoint's model description, which is checked too (Ultralytics evaluates parts of
-   it), and the tensors are loaded into it key by key.
+2. It is unpickled by torch's restricted unpickler with every layer class replaced by an inert `_Shell`, which only
+   holds attributes: no constructor and no ``__setstate__`` of a real class runs on the file's data.
+3. The network is built anew from the checkpoint's model description, which is checked too (Ultralytics evaluates parts
+   of it), and the tensors are loaded into it key by key.
 
 ``trust=True`` is the way round all three: the file is unpickled as it is.
 """
@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import WeightsError
+from builder.cache import default_root
+from builder.errors import WeightsError
 
 if TYPE_CHECKING:
     import torch
@@ -98,6 +99,40 @@ class _Shell:
         return object.__new__(cls)
 
 
+def find_weights(path: Path) -> Path:
+    """``path`` itself where it is a file; else the published weights of that bare name, downloaded by Ultralytics.
+
+    Raises:
+        WeightsError: there is no such file, or it cannot be downloaded; the message names the sample.
+    """
+    if path.exists():
+        if path.suffix.lower() == ".pt":
+            check_file(path)
+        return path
+    if path.name != str(path) or path.suffix != ".pt":
+        raise WeightsError(f"no weights at {path}; the sample {SAMPLE} is a detector to try with.")
+    folder = default_root() / "weights"
+    if (folder / path.name).is_file():
+        return folder / path.name
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
+
+    if path.name not in GITHUB_ASSETS_NAMES:
+        raise WeightsError(
+            f"no weights at {path}, and Ultralytics publishes none of that name; the sample {SAMPLE} is a detector "
+            "to try with."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        attempt_download_asset(folder / path.name)
+    except Exception as e:  # ConnectionError, OSError, or whatever the transport raises
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise WeightsError(
+            f"{path} is not here and could not be downloaded ({reason}). Give --weights: the sample {SAMPLE} is a "
+            "detector to try with."
+        ) from e
+    return folder / path.name
+
+
 def load_network(
     path: Path,
     *,
@@ -122,7 +157,7 @@ def load_network(
             )
         if model_yaml is None:
             raise WeightsError(
-                f"{path} holds a state_dict alone ({len(state)} tensors), which does not say what network it belongs to; "
+                f"{path} holds a state_dict alone ({len(state)} tensors), without the network that it belongs to; "
                 "add --model, for example --model yolo11n.yaml."
             )
         description, stored_names, imgsz = _read_yaml(model_yaml), None, None
@@ -164,8 +199,8 @@ def check_file(path: Path) -> None:
         raise WeightsError(f"{path} is a web page, not a checkpoint: the download went wrong. Fetch the file itself.")
     if not start.startswith(b"PK"):
         raise WeightsError(
-            f"{path} is not a PyTorch checkpoint (it starts with {start[:8]!r}, expected a zip archive). If it was saved "
-            "by a PyTorch before 1.6, save it again with a newer one."
+            f"{path} is not a PyTorch checkpoint (it starts with {start[:8]!r}, expected a zip archive). If it was "
+            "saved by a PyTorch before 1.6, save it again with a newer one."
         )
 
 

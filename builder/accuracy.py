@@ -1,0 +1,306 @@
+"""Parity: does each graph compute what PyTorch computes, in onnxruntime and in OpenVINO, on real images?
+
+Two comparisons per graph and runtime:
+
+- the network's graph, anchor by anchor, on the 100 anchors per image that PyTorch is surest of;
+- the served graph, detection by detection at the operating threshold, against PyTorch followed by Ultralytics' own
+  decoding and NMS: a code path that shares nothing with the head in the graph.
+
+Tensor suffixes: B images, A anchors, C classes, N detections, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builder.artifacts import Head, NetworkModel, NetworkOutput, Precision
+from builder.errors import ParityError
+from builder.runtimes import RUNTIMES, Array, run_batch
+
+if TYPE_CHECKING:
+    from builder.head import HeadSpec
+    from builder.weights import Network
+
+CONFIDENCE = 0.25
+"""The operating threshold, Ultralytics' default for prediction."""
+TOP_ANCHORS = 100
+MATCH_IOU = 0.9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tolerance:
+    """What a graph may differ from PyTorch by."""
+
+    probability: float
+    box_px: float
+    matched: float
+    """The least share of detections that must be matched at IoU 0.9."""
+
+
+# FP32: rounding alone. FP16: 11 bits of mantissa through about a hundred layers, and detections at the threshold may
+# fall on either side of it.
+TOLERANCES = {
+    Precision.FP32: Tolerance(probability=0.002, box_px=0.25, matched=1.0),
+    Precision.FP16: Tolerance(probability=0.05, box_px=8.0, matched=0.95),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkParity:
+    """The network's graph against PyTorch, over the surest anchors."""
+
+    max_probability_difference: float
+    max_box_difference_px: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServedParity:
+    """The served graph against PyTorch and Ultralytics' NMS, at the operating threshold."""
+
+    reference_detections: int
+    matched: float
+    """Share of both sides' detections with a counterpart of their class at IoU 0.9 or more; 1 where there are none."""
+    max_box_difference_px: float
+    max_confidence_difference: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParityReport:
+    """Every comparison, by runtime."""
+
+    images: int
+    network: Mapping[str, NetworkParity]
+    served: Mapping[str, ServedParity]
+
+    def failures(self, tolerance: Tolerance) -> list[str]:
+        """What is beyond the tolerance, a line each."""
+        lines = []
+        for runtime, n in self.network.items():
+            # Written as "not within": a NaN is within nothing.
+            if not n.max_probability_difference <= tolerance.probability:
+                lines.append(
+                    f"network in {runtime}: probability differs by {n.max_probability_difference:.4g}, "
+                    f"limit {tolerance.probability}"
+                )
+            if not n.max_box_difference_px <= tolerance.box_px:
+                lines.append(
+                    f"network in {runtime}: boxes differ by {n.max_box_difference_px:.4g} px, limit {tolerance.box_px}"
+                )
+        for runtime, s in self.served.items():
+            if not s.matched >= tolerance.matched:
+                lines.append(
+                    f"served graph in {runtime}: {s.matched:.1%} of the detections matched at IoU {MATCH_IOU}, "
+                    f"limit {tolerance.matched:.0%}"
+                )
+            if not s.max_confidence_difference <= tolerance.probability:
+                lines.append(
+                    f"served graph in {runtime}: confidence differs by {s.max_confidence_difference:.4g}, "
+                    f"limit {tolerance.probability}"
+                )
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, rounded to four significant digits."""
+        return {
+            "images": self.images,
+            "confidence": CONFIDENCE,
+            "network": {k: _rounded(asdict(v)) for k, v in self.network.items()},
+            "served": {k: _rounded(asdict(v)) for k, v in self.served.items()},
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """What the original network computes on the images."""
+
+    probabilities: Array
+    """[B, A, C]."""
+    boxes_xyxy: Array
+    """[B, A, 4] in letterboxed pixels."""
+    detections: list[Array]
+    """Per image [N, 6], after Ultralytics' NMS, confidence above a tenth of the operating threshold."""
+
+
+def measure_parity(
+    reference: Reference, network: NetworkModel, served_path: Path, images_BHWC: NDArray[np.uint8], spec: HeadSpec
+) -> ParityReport:
+    """Run both graphs in both runtimes, one by one and as a batch, and compare with the reference.
+
+    Raises:
+        ParityError: a runtime cannot load or run a graph.
+    """
+    pixels_BCHW = to_pixels(images_BHWC)
+    served_input = images_BHWC if spec.head is Head.DETECTIONS else pixels_BCHW
+    network_parity, served_parity = {}, {}
+    for runtime, load in RUNTIMES.items():
+        outputs = run_batch(runtime, load, network.path, "pixels", pixels_BCHW)
+        if network.output is not NetworkOutput.DETECTIONS:  # their rows are sorted, so rounding moves them
+            network_parity[runtime] = _compare_network(reference, decode_network(outputs, network, spec))
+        served = run_batch(runtime, load, served_path, "images", served_input)[0]
+        served_parity[runtime] = _compare_served(reference.detections, finish(served, spec))
+    return ParityReport(images=len(images_BHWC), network=network_parity, served=served_parity)
+
+
+def check_parity(report: ParityReport, precision: Precision) -> None:
+    """Raise ParityError, naming each figure beyond its limit, where a graph is not what PyTorch computes."""
+    failures = report.failures(TOLERANCES[precision])
+    if failures:
+        raise ParityError(
+            f"the {precision} graph does not compute what PyTorch computes: {'; '.join(failures)}. "
+            "Nothing was published. Try --precision fp32 to tell the network's arithmetic from its export."
+        )
+
+
+def torch_reference(network: Network, images_BHWC: NDArray[np.uint8], iou: float, max_detections: int) -> Reference:
+    """The reference of a PyTorch network: its own forward pass in FP32, Ultralytics' own decoding and NMS."""
+    import torch
+
+    with torch.inference_mode():
+        prediction, raw = network.module(torch.from_numpy(to_pixels(images_BHWC)))
+        raw = raw["one2one"] if network.nms_free else raw.get("one2many", raw)
+        head: Any = network.module.model[-1]  # type: ignore[index]
+        decoded = head._get_decode_boxes(raw).transpose(1, 2).numpy()
+    return Reference(
+        probabilities=raw["scores"].sigmoid().transpose(1, 2).numpy(),
+        boxes_xyxy=decoded if network.nms_free else _xyxy(decoded),
+        detections=_finished(prediction.numpy(), iou, max_detections),
+    )
+
+
+def onnx_reference(network: NetworkModel, images_BHWC: NDArray[np.uint8], spec: HeadSpec) -> Reference:
+    """The reference of a user's ONNX file: the file itself in onnxruntime, before anything was changed in it."""
+    outputs = run_batch("onnxruntime", RUNTIMES["onnxruntime"], network.path, "pixels", to_pixels(images_BHWC))
+    probabilities, boxes = decode_network(outputs, network, spec)
+    return Reference(
+        probabilities=probabilities,
+        boxes_xyxy=boxes,
+        detections=_finished(outputs[0], spec.iou, spec.max_detections),
+    )
+
+
+def to_pixels(images_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """FP32 [B, 3, H, W] in [0, 1]."""
+    pixels: NDArray[np.float32] = np.ascontiguousarray(images_BHWC.transpose(0, 3, 1, 2), dtype=np.float32)
+    pixels /= 255
+    return pixels
+
+
+def decode_network(outputs: Sequence[Array], network: NetworkModel, spec: HeadSpec) -> tuple[Array, Array]:
+    """Probabilities [B, A, C] and boxes [B, A, 4] x1 y1 x2 y2 of a network's outputs."""
+    if network.output is NetworkOutput.LOGITS:
+        import torch
+
+        from builder import head_modules
+
+        boxes, scores = (torch.from_numpy(np.array(o, dtype=np.float32)) for o in outputs)
+        anchors = head_modules.anchor_table(spec.imgsz, spec.strides)[None]
+        decoded = head_modules.decode(boxes.transpose(1, 2), anchors, spec.reg_max)
+        return scores.sigmoid().transpose(1, 2).numpy(), decoded.numpy()
+    (output,) = outputs
+    if network.output is NetworkOutput.DETECTIONS:
+        return output[..., 4:5], output[..., :4]
+    return output[:, 4:].transpose(0, 2, 1), _xyxy(output[:, :4].transpose(0, 2, 1))
+
+
+def finish(output: Array, spec: HeadSpec) -> list[Array]:
+    """Detections [N, 6] per image of what a served graph gives; for a raw head by Ultralytics' NMS."""
+    return _finished(output, spec.iou, spec.max_detections)
+
+
+def matches(ours_N6: Array, theirs_N6: Array) -> list[tuple[int, int]]:
+    """Pairs (i, j) of the same class at IoU 0.9 or more, each used once, the best overlaps first."""
+    overlap = _iou(ours_N6[:, :4], theirs_N6[:, :4]) * (ours_N6[:, None, 5] == theirs_N6[None, :, 5])
+    pairs: list[tuple[int, int]] = []
+    for flat in np.argsort(-overlap, axis=None, kind="stable"):
+        i, j = divmod(int(flat), overlap.shape[1])
+        if overlap[i, j] < MATCH_IOU:
+            break
+        if all(i != a and j != b for a, b in pairs):
+            pairs.append((i, j))
+    return pairs
+
+
+def _compare_network(reference: Reference, decoded: tuple[Array, Array]) -> NetworkParity:
+    probabilities_BAC, boxes_BA4 = decoded
+    probability_difference, box_difference = 0.0, 0.0
+    count = min(TOP_ANCHORS, boxes_BA4.shape[1])
+    for b in range(len(boxes_BA4)):
+        top = np.argsort(-reference.probabilities[b].max(-1), kind="stable")[:count]
+        differences = np.abs(probabilities_BAC[b, top] - reference.probabilities[b, top]).max()
+        probability_difference = _max(probability_difference, differences)
+        box_difference = _max(box_difference, np.abs(boxes_BA4[b, top] - reference.boxes_xyxy[b, top]).max())
+    return NetworkParity(max_probability_difference=probability_difference, max_box_difference_px=box_difference)
+
+
+def _compare_served(reference: list[Array], served: list[Array]) -> ServedParity:
+    counted, found, box_difference, confidence_difference, expected = 0, 0, 0.0, 0.0, 0
+    for theirs, ours in zip(reference, served, strict=True):
+        if not np.isfinite(ours).all():
+            return ServedParity(
+                reference_detections=len(theirs),
+                matched=0.0,
+                max_box_difference_px=float("nan"),
+                max_confidence_difference=float("nan"),
+            )
+        pairs = matches(ours, theirs)
+        ours_paired, theirs_paired = {i for i, _ in pairs}, {j for _, j in pairs}
+        expected += int((theirs[:, 4] >= CONFIDENCE).sum())
+        # A detection at the threshold may have its counterpart just under it: pairs are sought among all.
+        for rows, paired in ((ours, ours_paired), (theirs, theirs_paired)):
+            sure = [i for i in range(len(rows)) if rows[i, 4] >= CONFIDENCE]
+            counted += len(sure)
+            found += sum(i in paired for i in sure)
+        for i, j in pairs:
+            if max(ours[i, 4], theirs[j, 4]) >= CONFIDENCE:
+                box_difference = _max(box_difference, np.abs(ours[i, :4] - theirs[j, :4]).max())
+                confidence_difference = _max(confidence_difference, abs(ours[i, 4] - theirs[j, 4]))
+    return ServedParity(
+        reference_detections=expected,
+        matched=found / counted if counted else 1.0,
+        max_box_difference_px=box_difference,
+        max_confidence_difference=confidence_difference,
+    )
+
+
+def _finished(prediction: Array, iou: float, max_detections: int) -> list[Array]:
+    """Per image [N, 6] above a tenth of the operating threshold; by Ultralytics' NMS unless finished already."""
+    low = CONFIDENCE / 10
+    if prediction.shape[-1] == 6:
+        return [rows[rows[:, 4] >= low] for rows in prediction]
+    import torch
+    from ultralytics.utils.nms import non_max_suppression
+
+    kept = non_max_suppression(
+        torch.from_numpy(np.array(prediction)), low, iou, max_det=max_detections, max_time_img=60.0
+    )
+    return [rows.numpy() for rows in kept]
+
+
+def _iou(a_N4: Array, b_M4: Array) -> Array:
+    low = np.maximum(a_N4[:, None, :2], b_M4[None, :, :2])
+    high = np.minimum(a_N4[:, None, 2:], b_M4[None, :, 2:])
+    intersection = np.clip(high - low, 0, None).prod(-1)
+    area_a, area_b = ((x[:, 2:] - x[:, :2]).prod(-1) for x in (a_N4, b_M4))
+    union = area_a[:, None] + area_b[None] - intersection
+    iou: Array = intersection / np.maximum(union, 1e-9)
+    return iou
+
+
+def _xyxy(boxes_xywh: Array) -> Array:
+    centre, half = boxes_xywh[..., :2], boxes_xywh[..., 2:] / 2
+    return np.concatenate([centre - half, centre + half], -1)
+
+
+def _max(a: float, b: Any) -> float:
+    """The larger, and NaN where either is: Python's max would drop it."""
+    return float(np.maximum(a, b))
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in values.items()}

@@ -1,0 +1,134 @@
+"""Finished stages by the content of their inputs: a stage whose inputs have not changed is not run again.
+
+A stage's folder appears whole or not at all (temporary folder, rename), so builds may share a cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder.errors import BuilderError
+
+_RECORD = "stage.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One finished stage."""
+
+    name: str
+    folder: Path
+    result: dict[str, Any]
+    """What the stage found out, JSON values."""
+    seconds: float
+    reused: bool
+
+
+class StageCache:
+    """A folder of finished stages, ``<root>/<stage>/<key>/``."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        """Keep stages under ``root``; by default in the user's cache folder."""
+        self.root = root or default_root() / "stages"
+
+    def run(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> Stage:
+        """The stage ``name`` for ``inputs``: found, or made by ``make(folder)``, which fills the folder.
+
+        Raises:
+            BuilderError: the cache cannot be written; whatever ``make`` raises, and then nothing is kept.
+        """
+        start = time.perf_counter()
+        key = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:32]
+        folder = self.root / name / key
+        found = _read(folder)
+        if found is None:
+            found = self._make(folder, make)
+            return Stage(name=name, folder=folder, result=found, seconds=time.perf_counter() - start, reused=False)
+        return Stage(name=name, folder=folder, result=found, seconds=time.perf_counter() - start, reused=True)
+
+    def _make(self, folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        except OSError as e:
+            raise BuilderError(
+                f"the cache {self.root} cannot be written: {e.strerror}; give another with --cache."
+            ) from e
+        try:
+            result = make(scratch)
+            record = {"result": result, "files": {p.name: file_sha256(p) for p in sorted(scratch.iterdir())}}
+            (scratch / _RECORD).write_text(json.dumps(record, sort_keys=True, indent=1))
+            self._move(scratch, folder)
+        except OSError as e:
+            raise BuilderError(
+                f"the cache {self.root} cannot be written: {e.strerror or e}; give another with --cache."
+            ) from e
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        # Read back, so that a stage gives the same values whether it was made or found.
+        made: dict[str, Any] = json.loads(json.dumps(result))
+        return made
+
+    def _move(self, scratch: Path, folder: Path) -> None:
+        if folder.exists() and _read(folder) is None:  # damaged: a file is missing or was changed
+            with contextlib.suppress(OSError):
+                folder.rename(scratch / ".damaged")
+        try:
+            scratch.rename(folder)
+        except OSError:
+            # Another build of the same inputs was first, and what it made is as good.
+            if _read(folder) is None:
+                raise
+
+
+def default_root() -> Path:
+    """The user's cache folder for this project: ``$XDG_CACHE_HOME/yolo-triton``, else under ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolo-triton"
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.cache
+def code_sha256(modules: tuple[str, ...]) -> str:
+    """A hash of the source of builder's ``modules``: a stage made by other code is another stage."""
+    digest = hashlib.sha256()
+    for module in modules:
+        digest.update((Path(__file__).parent / f"{module}.py").read_bytes())
+    return digest.hexdigest()
+
+
+def tool_versions(distributions: Sequence[str]) -> dict[str, str]:
+    """Installed versions by distribution; read without importing anything."""
+    versions = {}
+    for name in distributions:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    """A stage's result, or None where the folder is absent or not what was written."""
+    try:
+        record = json.loads((folder / _RECORD).read_text())
+        if any(file_sha256(folder / name) != sha256 for name, sha256 in record["files"].items()):
+            return None
+        result: dict[str, Any] = record["result"]
+        return result
+    except (OSError, ValueError, KeyError):
+        return None

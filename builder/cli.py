@@ -1,0 +1,188 @@
+"""``python -m builder``: arguments in, lines out; the work is elsewhere and imported only when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builder.errors import BuilderError
+
+if TYPE_CHECKING:
+    from builder.cache import Stage
+    from builder.pipeline import Build
+
+DEFAULT_REPOSITORY = Path("model_repository")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code: 0 done, 1 failed, 2 a wrong request, 3 a gate not passed."""
+    arguments = parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+    except BuilderError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return e.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; nothing was published", file=sys.stderr)
+        return 130
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m builder", description="From YOLO weights to a proven NVIDIA Triton model repository."
+    )
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_build(commands.add_parser("build", help="weights -> a version of a model repository"))
+    _add_verify(commands.add_parser("verify", help="compare a repository with its manifests"))
+    _add_serve(commands.add_parser("serve", help="start tritonserver on a repository, stop it with Ctrl-C"))
+    return top
+
+
+def _add_build(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=_build)
+    # Only flags that are given appear in the namespace: the others come from --spec, or from BuildSpec's defaults.
+    command.argument_default = argparse.SUPPRESS
+    add = command.add_argument
+    add("--spec", type=Path, metavar="YAML", help="the same names in a file; flags win")
+    add("--weights", type=Path, help=".pt or .onnx (default: yolo11n.pt, which Ultralytics downloads)")
+    add("--model", metavar="YAML", help="the network of a bare state_dict, such as yolo11n.yaml")
+    add("--name", help="the model's name in the repository (default: the weights' file name)")
+    add("--names", metavar="A,B,…", help="class names, where the weights hold none")
+    add("--gpu", help="the GPU that will serve, such as t4, l4, a10 (default: t4)")
+    add("--precision", help="fp32 or fp16 (default: fp16)")
+    add("--head", help="detections: boxes come out; raw: Ultralytics' own contract (default: detections)")
+    add("--imgsz", metavar="PX|H,W", help="input size (default: what the weights were trained at, else 640)")
+    add("--iou", help="suppression threshold (default: 0.7)")
+    add("--candidates", help="boxes by confidence that suppression looks at (default: 512)")
+    add("--max-detections", help="rows of the output (default: 300)")
+    add("--max-batch", help="largest batch (default: 8)")
+    add("--instances", help="model instances on the GPU (default: 1)")
+    add("--max-queue-delay-us", help="how long a request may wait for company (default: 500)")
+    add("--max-queue-size", help="requests that may wait; more are refused (default: 128)")
+    add("--queue-timeout-ms", help="longest wait; older requests are refused (default: 1000)")
+    add("--images", type=Path, nargs="+", help="pictures to measure parity on (default: two of Ultralytics')")
+    add("--repository", type=Path, help="where to publish (default: model_repository)")
+    add("--cache", type=Path, help="where finished stages are kept (default: the user's cache folder)")
+    add("--allow-partial", action="store_true", help="load what fits where keys are missing or do not fit")
+    add("--trust-weights", action="store_true", help="unpickle the checkpoint as it is; it can run any code")
+    add("--json", action="store_true", help="print what was done as JSON on stdout, progress on stderr")
+
+
+def _add_verify(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=_verify)
+    command.add_argument("--repository", type=Path, default=DEFAULT_REPOSITORY)
+    command.add_argument("--model", help="one model (default: every one)")
+
+
+def _add_serve(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=_serve)
+    add = command.add_argument
+    add("--repository", type=Path, default=DEFAULT_REPOSITORY)
+    add("--config-name", metavar="NAME", help="serve configs/NAME.pbtxt: cpu, or a GPU (default: cpu without a GPU)")
+    add("--model", action="append", default=[], dest="models", help="load this model alone; may be repeated")
+    add("--host", default="127.0.0.1", help="address to listen on (default: loopback alone)")
+    add("--http-port", type=int, default=8000)
+    add("--grpc-port", type=int, default=8001)
+    add("--metrics-port", type=int, default=8002)
+    add("--log-file", type=Path, help="where tritonserver's log goes")
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from builder.pipeline import build
+    from builder.spec import BuildSpec
+
+    flags = {k: v for k, v in vars(arguments).items() if k not in ("run", "spec", "json")}
+    as_json = getattr(arguments, "json", False)
+    out = sys.stderr if as_json else sys.stdout
+
+    def report(stage: Stage) -> None:
+        how = "unchanged, reused" if stage.reused else f"{stage.seconds:.1f} s"
+        print(f"{stage.name:<10} {how}", file=out, flush=True)
+
+    done = build(BuildSpec.from_sources(flags, getattr(arguments, "spec", None)), report)
+    for line in _summary(done):
+        print(line, file=out)
+    if as_json:
+        print(json.dumps(_as_json(done)))
+    return 0
+
+
+def _summary(done: Build) -> list[str]:
+    spec, published = done.spec, done.published
+    height, width = done.network.imgsz
+    network = f"{done.network.parameters:,} parameters, {len(done.network.names)} classes"
+    lines = [f"{network}, {height}x{width} px, {spec.precision}"]
+    lines += [_parity_line(runtime, done.parity) for runtime in done.parity["served"]]
+    if done.network.key_mismatches:
+        lines.append(f"warning: loaded in part: {done.network.key_mismatches}")
+    state = "published" if published.changed else "unchanged"
+    lines += [
+        f"{state}: {published.path}",
+        "config.pbtxt serves model.onnx by onnxruntime with the TensorRT accelerator: no TensorRT plan was built, the "
+        f"engine is compiled on the {done.gpu.name} when the model loads, before it is ready.",
+    ]
+    if published.older_configs:
+        lines.append(
+            f"warning: still on an older version: {', '.join(published.older_configs)}; build for these GPUs too"
+        )
+    lines.append(f"serve it: python -m builder serve --repository {spec.repository}")
+    return lines
+
+
+def _parity_line(runtime: str, parity: dict[str, Any]) -> str:
+    served, network = parity["served"][runtime], parity["network"].get(runtime)
+    anchors = f"; probabilities off by at most {network['max_probability_difference']:.2g}" if network else ""
+    if not served["reference_detections"]:
+        return (
+            f"parity in {runtime}: PyTorch finds nothing in the {parity['images']} images, so no detections were "
+            f"compared{anchors}. Give pictures of what it detects with --images."
+        )
+    return (
+        f"parity in {runtime}: {served['matched']:.1%} of {served['reference_detections']} detections matched at "
+        f"IoU 0.9, boxes off by at most {served['max_box_difference_px']:.2g} px{anchors}"
+    )
+
+
+def _as_json(done: Build) -> dict[str, Any]:
+    return {
+        "model": done.spec.model_name,
+        "version": done.published.version,
+        "path": str(done.published.path),
+        "changed": done.published.changed,
+        "stages": [{"name": s.name, "seconds": round(s.seconds, 3), "reused": s.reused} for s in done.stages],
+        "parity": done.parity,
+        "graph_sha256": done.model.sha256,
+    }
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from builder.verify import verify
+
+    findings = verify(arguments.repository, arguments.model)
+    for finding in findings:
+        print(finding)
+    return int(any(not finding.ok for finding in findings))
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from builder.server import serve
+    from builder.server_options import ServerOptions
+
+    return serve(
+        ServerOptions(
+            repository=arguments.repository,
+            config_name=arguments.config_name,
+            host=arguments.host,
+            http_port=arguments.http_port,
+            grpc_port=arguments.grpc_port,
+            metrics_port=arguments.metrics_port,
+            models=tuple(arguments.models),
+            log_file=arguments.log_file,
+        )
+    )

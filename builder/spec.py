@@ -1,0 +1,122 @@
+"""BuildSpec: the request of one build, from flags or from YAML with the same names."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from builder.artifacts import Head, Precision
+from builder.errors import SpecError
+
+
+def _two_sides(value: object) -> object:
+    """``640``, ``384,640`` or ``[384, 640]`` as (height, width)."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",")]
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = [value]
+    if isinstance(value, list) and len(value) == 1:
+        value = value * 2
+    return value
+
+
+def _name_list(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+Side = Annotated[int, Field(ge=32, le=8192)]
+
+
+class BuildSpec(BaseModel):
+    """What ``python -m builder build`` was asked for; every field is a flag of the same name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+    weights: Path = Path("yolo11n.pt")
+    """.pt or .onnx; a name that Ultralytics publishes is downloaded where no such file exists."""
+    model: str | None = None
+    """The model description (a yaml) that a bare state_dict belongs to."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=128)] | None = None
+    """The model's name in the repository; the weights' stem where none is given."""
+    names: Annotated[tuple[str, ...], BeforeValidator(_name_list)] | None = None
+    """Class names, where the weights hold none."""
+    gpu: str = "t4"
+    precision: Precision = Precision.FP16
+    head: Head = Head.DETECTIONS
+    imgsz: Annotated[tuple[Side, Side], BeforeValidator(_two_sides)] | None = None
+    """Height and width in pixels; the size that the weights were trained at where none is given, else 640."""
+    iou: Annotated[float, Field(gt=0, lt=1)] = 0.7
+    """Suppression threshold."""
+    candidates: Annotated[int, Field(ge=1, le=2000)] = 512
+    """Boxes per image, by confidence, that suppression looks at. FP16 counts exactly to 2048."""
+    max_detections: Annotated[int, Field(ge=1, le=2000)] = 300
+    max_batch: Annotated[int, Field(ge=1, le=256)] = 8
+    instances: Annotated[int, Field(ge=1, le=16)] = 1
+    """Model instances on the GPU."""
+    max_queue_delay_us: Annotated[int, Field(ge=0, le=1_000_000)] = 500
+    max_queue_size: Annotated[int, Field(ge=1)] = 128
+    queue_timeout_ms: Annotated[int, Field(ge=1)] = 1000
+    images: tuple[Path, ...] = ()
+    """Pictures that parity is measured on; two that come with Ultralytics where none is given."""
+    repository: Path = Path("model_repository")
+    cache: Path | None = None
+    """Where finished stages are kept; the user's cache folder where none is given."""
+    allow_partial: bool = False
+    trust_weights: bool = False
+
+    @property
+    def model_name(self) -> str:
+        """The model's folder in the repository."""
+        return self.name or self.weights.stem
+
+    @classmethod
+    def from_sources(cls, flags: Mapping[str, Any], spec_path: Path | None) -> BuildSpec:
+        """Flags over the YAML at ``spec_path`` over the defaults; paths in the YAML are relative to its folder.
+
+        Raises:
+            SpecError: an unreadable file, an unknown name (with the nearest), or a value out of its range.
+        """
+        values = {**(_read_yaml(spec_path) if spec_path else {}), **flags}
+        for name in values:
+            if name not in cls.model_fields:
+                nearest = difflib.get_close_matches(name, cls.model_fields, n=1)
+                hint = f"; did you mean {nearest[0]}?" if nearest else f"; known: {', '.join(cls.model_fields)}."
+                raise SpecError(f"{spec_path}: unknown name {name!r}{hint}")
+        try:
+            spec = cls.model_validate(values)
+        except ValidationError as e:
+            raise SpecError("; ".join(_describe(error) for error in e.errors())) from e
+        if spec.weights.suffix.lower() not in (".pt", ".onnx"):
+            raise SpecError(f"--weights {spec.weights}: expected a .pt or .onnx file.")
+        return spec
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as e:
+        raise SpecError(f"--spec {path} cannot be read: {e.strerror}.") from e
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise SpecError(f"--spec {path} is no YAML: {' '.join(str(e).split())}") from e
+    if not isinstance(content, dict):
+        raise SpecError(
+            f"--spec {path}: expected names and values, such as 'gpu: t4'; it holds {type(content).__name__}."
+        )
+    values = {str(key).replace("-", "_"): value for key, value in content.items()}
+    for key in ("weights", "repository", "cache"):
+        if isinstance(values.get(key), str) and (key != "weights" or (path.parent / values[key]).exists()):
+            values[key] = path.parent / values[key]
+    if isinstance(values.get("images"), list):
+        values["images"] = [path.parent / str(image) for image in values["images"]]
+    return values
+
+
+def _describe(error: Any) -> str:
+    flag = "--" + str(error["loc"][0]).replace("_", "-") if error["loc"] else "the spec"
+    return f"{flag}: {error['msg']}; it was {error['input']!r}"

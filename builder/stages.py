@@ -1,0 +1,239 @@
+"""The pipeline's stages: for each the inputs that it is cached by, and the function that makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builder.artifacts import NetworkModel, OnnxModel, TensorSpec
+from builder.cache import Stage, StageCache, code_sha256, file_sha256, tool_versions
+from builder.errors import SpecError
+from builder.head import HeadSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from builder.spec import BuildSpec
+    from builder.weights import Network
+
+TORCH_TOOLS = ("torch", "ultralytics-opencv-headless", "ultralytics", "onnx", "numpy")
+RUNTIME_TOOLS = ("onnxruntime-gpu", "onnxruntime", "openvino")
+PRECISION_TOOLS = (*TORCH_TOOLS, *RUNTIME_TOOLS, "nvidia-modelopt")
+IMAGE_TOOLS = ("opencv-python-headless", "opencv-python", "pillow")
+NETWORK_FILE = "network.onnx"
+SERVED_FILE = "model.onnx"
+
+
+@dataclass(kw_only=True)
+class Stages:
+    """One build's stages; each method names what it returns and is run again only where its inputs changed."""
+
+    spec: BuildSpec
+    weights: Path
+    report: Callable[[Stage], None]
+    """Called as each stage ends."""
+    done: list[Stage] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Hash the sources.
+
+        Raises:
+            SpecError: an image for parity is missing.
+        """
+        self.cache = StageCache(self.spec.cache)
+        self.weights_sha256 = file_sha256(self.weights)
+        self.images = self.spec.images or bundled_images()
+        for image in self.images:
+            if not image.is_file():
+                raise SpecError(f"--images {image}: no such file.")
+
+    def network(self) -> NetworkModel:
+        """The network's graph in FP32."""
+        stage = self._run("export", self._source_inputs(), self._export)
+        return NetworkModel.from_json(stage.result, stage.folder / NETWORK_FILE)
+
+    def converted(self, network: NetworkModel) -> NetworkModel:
+        """The network's graph at the spec's precision."""
+        from builder.precision import convert_precision
+
+        def make(folder: Path) -> dict[str, Any]:
+            pixels = self._pixels(network.imgsz)
+            return convert_precision(network, self.spec.precision, pixels, folder / NETWORK_FILE).to_json()
+
+        inputs = {
+            "network": network.to_json() | {"sha256": file_sha256(network.path)},
+            "precision": self.spec.precision,
+            "images": self._image_hashes(),
+            "code": code_sha256(("precision", "export")),
+            "tools": tool_versions(PRECISION_TOOLS),
+        }
+        stage = self._run("precision", inputs, make)
+        return NetworkModel.from_json(stage.result, stage.folder / NETWORK_FILE)
+
+    def served(self, network: NetworkModel) -> OnnxModel:
+        """The served graph: pre- and postprocessing attached."""
+        from builder.head import attach_head
+
+        head_spec = self.head_spec(network)
+
+        def make(folder: Path) -> dict[str, Any]:
+            attach_head(network, head_spec, folder / SERVED_FILE)
+            return {"sha256": file_sha256(folder / SERVED_FILE), **_interface(folder / SERVED_FILE)}
+
+        inputs = {
+            "network": network.to_json() | {"sha256": file_sha256(network.path)},
+            "head": repr(head_spec),
+            "code": code_sha256(("head", "head_modules", "export")),
+            "tools": tool_versions(TORCH_TOOLS),
+        }
+        stage = self._run("head", inputs, make)
+        return OnnxModel(
+            path=stage.folder / SERVED_FILE,
+            sha256=stage.result["sha256"],
+            inputs=_tensors(stage.result["inputs"]),
+            outputs=_tensors(stage.result["outputs"]),
+        )
+
+    def parity(self, original: NetworkModel, network: NetworkModel, served: OnnxModel) -> dict[str, Any]:
+        """The parity figures of every graph.
+
+        Raises:
+            ParityError: a figure is beyond its limit.
+        """
+        inputs = {
+            **self._source_inputs(),
+            "graphs": [file_sha256(network.path), served.sha256],
+            "head": repr(self.head_spec(network)),
+            "precision": self.spec.precision,
+            "images": self._image_hashes(),
+            "checks": code_sha256(("accuracy", "runtimes")),
+            "runtimes": tool_versions((*RUNTIME_TOOLS, *IMAGE_TOOLS)),
+        }
+        return self._run("parity", inputs, lambda _: self._measure(original, network, served)).result
+
+    def head_spec(self, network: NetworkModel) -> HeadSpec:
+        """What is attached to ``network``."""
+        return HeadSpec(
+            head=self.spec.head,
+            imgsz=network.imgsz,
+            strides=network.strides,
+            reg_max=network.reg_max,
+            classes=len(network.names),
+            nms_free=network.nms_free,
+            iou=self.spec.iou,
+            candidates=self.spec.candidates,
+            max_detections=self.spec.max_detections,
+        )
+
+    def _run(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> Stage:
+        stage = self.cache.run(name, inputs, make)
+        self.done.append(stage)
+        self.report(stage)
+        return stage
+
+    def _source_inputs(self) -> dict[str, Any]:
+        spec = self.spec
+        return {
+            "weights": self.weights_sha256,
+            "format": self.weights.suffix.lower(),
+            "model": [spec.model, file_sha256(Path(spec.model)) if spec.model and Path(spec.model).is_file() else None],
+            "names": spec.names,
+            "imgsz": spec.imgsz,
+            "fixed_batch": spec.max_batch if self._is_onnx else None,
+            "allow_partial": spec.allow_partial,
+            "trust_weights": spec.trust_weights,
+            "code": code_sha256(("weights", "export")),
+            "tools": tool_versions(TORCH_TOOLS),
+        }
+
+    @property
+    def _is_onnx(self) -> bool:
+        return self.weights.suffix.lower() == ".onnx"
+
+    def _export(self, folder: Path) -> dict[str, Any]:
+        from builder.export import export_network, import_onnx
+
+        path = folder / NETWORK_FILE
+        if self._is_onnx:
+            names, imgsz, max_batch = self.spec.names, self.spec.imgsz, self.spec.max_batch
+            return import_onnx(self.weights, imgsz, names, max_batch, path).to_json()
+        return export_network(self._load(), self.spec.imgsz, path).to_json()
+
+    def _load(self) -> Network:
+        from builder.weights import load_network
+
+        spec = self.spec
+        return load_network(
+            self.weights,
+            model_yaml=spec.model,
+            names=spec.names,
+            allow_partial=spec.allow_partial,
+            trust=spec.trust_weights,
+        )
+
+    def _measure(self, original: NetworkModel, network: NetworkModel, served: OnnxModel) -> dict[str, Any]:
+        from builder import accuracy
+
+        spec, images = self.head_spec(network), self._letterboxed(network.imgsz)
+        if self._is_onnx:
+            reference = accuracy.onnx_reference(original, images, spec)
+        else:
+            reference = accuracy.torch_reference(self._load(), images, spec.iou, spec.max_detections)
+        report = accuracy.measure_parity(reference, network, served.path, images, spec)
+        accuracy.check_parity(report, self.spec.precision)
+        return report.to_json()
+
+    def _letterboxed(self, imgsz: tuple[int, int]) -> NDArray[np.uint8]:
+        """UINT8 [B, H, W, 3] RGB: the parity images as a client would send them."""
+        import numpy as np
+
+        from clients.errors import ImageError
+        from clients.images import read_image
+        from clients.letterbox import letterbox
+
+        try:
+            return np.stack([letterbox(read_image(image), imgsz)[0] for image in self.images])
+        except ImageError as e:
+            raise SpecError(f"--images: {e}") from e
+
+    def _pixels(self, imgsz: tuple[int, int]) -> NDArray[np.float32]:
+        from builder.accuracy import to_pixels
+
+        return to_pixels(self._letterboxed(imgsz))
+
+    def _image_hashes(self) -> list[str]:
+        return [file_sha256(image) for image in self.images]
+
+
+def bundled_images() -> tuple[Path, ...]:
+    """Two photographs that come with Ultralytics; found without importing it, which would take seconds."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("ultralytics")
+    if spec is None or spec.origin is None:
+        raise SpecError("ultralytics is not installed: pip install 'yolo-triton[builder]'.")
+    assets = Path(spec.origin).parent / "assets"
+    return assets / "bus.jpg", assets / "zidane.jpg"
+
+
+def _interface(path: Path) -> dict[str, Any]:
+    """The inputs and outputs of an ONNX file, as JSON, in Triton's names of types and without the batch."""
+    import onnx
+    from onnx import TensorProto
+
+    names: dict[int, str] = {TensorProto.FLOAT: "FP32", TensorProto.FLOAT16: "FP16", TensorProto.UINT8: "UINT8"}
+    graph = onnx.load(path, load_external_data=False).graph
+
+    def describe(value: onnx.ValueInfoProto) -> dict[str, Any]:
+        tensor = value.type.tensor_type
+        shape = [dim.dim_value for dim in tensor.shape.dim[1:]]
+        return {"name": value.name, "dtype": names[tensor.elem_type], "shape": shape}
+
+    return {"inputs": [describe(v) for v in graph.input], "outputs": [describe(v) for v in graph.output]}
+
+
+def _tensors(values: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(name=v["name"], dtype=v["dtype"], shape=tuple(v["shape"])) for v in values)
