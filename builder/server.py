@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import ctypes
 import dataclasses
 import http.client
 import ipaddress
@@ -13,9 +12,10 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn, Self, TextIO
@@ -24,7 +24,20 @@ from builder.errors import ServerError
 from builder.server_options import ServerOptions, check_ports, check_repository, ipv4_address
 from builder.tritonserver import Installation, failure_reason, find_tritonserver
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# Not a preexec_fn: it runs between fork and exec, where a thread of the parent's (gRPC's, torch's) may hold any lock.
+_DYING_WITH_PARENT = (
+    sys.executable,
+    "-IS",
+    "-c",
+    """
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+# The parent may have ended before the line above.
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+""",
+)
 POLL_S = 0.02
 DRAIN_S = 10
 """How long tritonserver may take for the requests in flight; it is killed twice that long after SIGTERM."""
@@ -144,7 +157,7 @@ class TritonServer:
     def _spawn(self, installation: Installation) -> subprocess.Popen[str]:
         log_file = self._open_log_file()
         process = subprocess.Popen(
-            [str(installation.executable), *self._arguments(installation)],
+            [*_DYING_WITH_PARENT, str(os.getpid()), str(installation.executable), *self._arguments(installation)],
             env={**os.environ, **installation.environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -153,7 +166,6 @@ class TritonServer:
             errors="replace",
             # A Ctrl-C in the terminal reaches this process only, which then stops the server in order.
             start_new_session=True,
-            preexec_fn=_die_with_parent(),  # noqa: PLW1509 -- calls two functions of libc and nothing else
         )
         self._log_reader = threading.Thread(target=self._read_log, args=(process, log_file), daemon=True)
         self._log_reader.start()
@@ -227,7 +239,7 @@ class TritonServer:
         return ready.issuperset(self.options.models) if self.options.models else bool(ready)
 
     def _request(self, method: str, path: str) -> tuple[int, str]:
-        connection = http.client.HTTPConnection(self._reachable_host, self.options.http_port, timeout=5)
+        connection = http.client.HTTPConnection(self._reachable_host, self.options.http_port, timeout=1)
         try:
             connection.request(method, path)
             response = connection.getresponse()
@@ -304,17 +316,3 @@ def _interrupted_by(*signals: signal.Signals) -> Iterator[None]:
     finally:
         for each, handler in previous.items():
             signal.signal(each, handler)
-
-
-def _die_with_parent() -> Callable[[], None]:
-    """For ``preexec_fn``: SIGTERM to the child when its parent ends, even by SIGKILL."""
-    libc = ctypes.CDLL(None)
-    parent = os.getpid()
-
-    def in_child() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        # The parent may have ended before the line above.
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return in_child

@@ -150,6 +150,7 @@ def _as_version(text: str) -> tuple[int, ...]:
 
 
 _STATUS_ROW = re.compile(r"^\| (?P<model>\S+) +\| (?P<version>\S+) +\| UNAVAILABLE: (?P<reason>.*?) *\|$")
+_STATUS_CONTINUED = re.compile(r"^\|  +\|  +\| (?P<reason>.*?) *\|$")
 _UNREADABLE_CONFIG = re.compile(r'Poll failed for model directory .*?: (?P<reason>.*?)"?$')
 _PROTOBUF_ERROR = re.compile(r"^\[libprotobuf ERROR [^]]*\] (?P<reason>.*)$")
 _PORT_TAKEN = re.compile(r"failed to start (?P<service>\w+) service: .*'(?P<address>\S+):(?P<port>\d+)' already in use")
@@ -162,15 +163,29 @@ def failure_reason(log: Iterable[str]) -> str:
     if taken := _first(_PORT_TAKEN, lines):
         service = taken["service"].lower()
         return f"port {taken['port']} of {taken['address']} is in use; free it or choose another with --{service}-port"
-    rows = [row for line in lines if (row := _STATUS_ROW.match(line))]
-    if rows:
-        return "; ".join(f"model {row['model']} version {row['version']}: {row['reason']}" for row in rows)
+    if failed := _failed_models(lines):
+        return "; ".join(failed)
     if unreadable := _first(_UNREADABLE_CONFIG, lines):
         where = _first(_PROTOBUF_ERROR, lines)
         return unreadable["reason"] + (f" ({where['reason']})" if where else "")
     if last := _first(_LAST_ERROR, lines):
         return last["reason"]
     return next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing to its log")
+
+
+def _failed_models(lines: list[str]) -> list[str]:
+    """One line for each model that is not available, from the table that Triton prints of them."""
+    failed: list[str] = []
+    in_row = False
+    for line in lines:
+        if row := _STATUS_ROW.match(line):
+            failed.append(f"model {row['model']} version {row['version']}: {row['reason']}")
+            in_row = True
+        elif in_row and (more := _STATUS_CONTINUED.match(line)) and more["reason"] != "At:":
+            failed[-1] += f" {more['reason']}" if more["reason"] else ""
+        else:
+            in_row = False
+    return failed
 
 
 def _first(pattern: re.Pattern[str], lines: Iterable[str]) -> re.Match[str] | None:

@@ -14,6 +14,7 @@ Legend: N images of one call, B images of one request, leading 1 = one image.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -38,6 +39,10 @@ class TritonPythonModel:
         if max_batch_size < 1:
             raise pb_utils.TritonModelException(f"max_batch_size: expected at least 1, got {max_batch_size}")
         self._inputs = {tensor["name"]: _shape_and_dtype(tensor) for tensor in config["input"]}
+        # With a free size, one image that the graph cannot compute breaks OpenVINO's model for all that follow.
+        for name, (shape, _) in self._inputs.items():
+            if -1 in shape:
+                raise pb_utils.TritonModelException(f"input {name}: expected a fixed size, got {list(shape)}")
         self._outputs = {tensor["name"]: _shape_and_dtype(tensor) for tensor in config["output"]}
 
         graph = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
@@ -49,34 +54,32 @@ class TritonPythonModel:
             self._compiled(graph, config, threads, streams=self._streams) if self._streams > 1 else one_stream
         )
         self._reserve(max_batch_size)
-        self._warm_up(max_batch_size)
+        zeros = {name: np.zeros((1, *shape), dtype) for name, (shape, dtype) in self._inputs.items()}
+        self._infer([zeros])
+        self._infer([zeros] * max_batch_size)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer the requests of one call, in their order, each with its own result or its own error."""
-        # Triton has checked names, types, shapes and batch sizes; as_numpy() is a view of its memory.
+        """Answer the requests of one call, one response each, in their order."""
+        # Triton has refused what differs from the configuration; as_numpy() is a view of its memory.
         batches = [
             {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self._inputs}
             for request in requests
         ]
         sizes = [len(next(iter(batch.values()))) for batch in batches]
-        errors = self._infer(
+        self._infer(
             [
                 {name: tensor_B[row : row + 1] for name, tensor_B in batch.items()}
                 for batch, size in zip(batches, sizes, strict=True)
                 for row in range(size)
             ]
         )
-        responses, first = [], 0
-        for size in sizes:
-            rows = slice(first, first + size)
-            first += size
-            error = next(filter(None, errors[rows]), None)
-            if error:
-                responses.append(pb_utils.InferenceResponse(error=pb_utils.TritonError(error)))
-            else:
-                tensors = [pb_utils.Tensor(name, results_N[rows]) for name, results_N in self._results.items()]
-                responses.append(pb_utils.InferenceResponse(tensors))
-        return responses
+        ends = list(itertools.accumulate(sizes))
+        return [
+            pb_utils.InferenceResponse(
+                [pb_utils.Tensor(name, results_N[end - size : end]) for name, results_N in self._results.items()]
+            )
+            for size, end in zip(sizes, ends, strict=True)
+        ]
 
     def _compiled(self, graph: Path, config: dict[str, Any], threads: int, *, streams: int) -> ov.CompiledModel:
         core = ov.Core()
@@ -84,7 +87,10 @@ class TritonPythonModel:
         model.reshape({name: ov.PartialShape([1, *shape]) for name, (shape, _) in self._inputs.items()})
         for name, (shape, dtype) in self._outputs.items():
             output = model.output(name)
-            if output.partial_shape != ov.PartialShape([1, *shape]) or output.element_type.to_dtype() != dtype:
+            if (
+                not output.partial_shape.compatible(ov.PartialShape([1, *shape]))
+                or output.element_type.to_dtype() != dtype
+            ):
                 raise pb_utils.TritonModelException(
                     f"output {name}: the configuration says {dtype} {[1, *shape]}, model.onnx gives "
                     f"{output.element_type.to_dtype()} {output.partial_shape}; build this version again"
@@ -103,43 +109,27 @@ class TritonPythonModel:
         self._results = {name: np.empty((images, *shape), dtype) for name, (shape, dtype) in self._outputs.items()}
         self._side_by_side = [self._shared.create_infer_request() for _ in range(images)]
 
-    def _warm_up(self, max_batch_size: int) -> None:
-        zeros = {name: np.zeros((1, *shape), dtype) for name, (shape, dtype) in self._inputs.items() if -1 not in shape}
-        if len(zeros) == len(self._inputs):
-            self._infer([zeros])
-            self._infer([zeros] * max_batch_size)
-
-    def _infer(self, images: list[Image]) -> list[str | None]:
-        """Write the results of each image to its row; returns the error message of each, or None."""
+    def _infer(self, images: list[Image]) -> None:
+        """Write the results of each image to its row."""
         if len(images) > len(self._side_by_side):
             self._reserve(len(images))
         # One image more than the streams can share evenly would run on one stream while the others idle.
         lone = len(images) == 1 or len(images) % self._streams == 1
         together = len(images) - lone
-        errors = self._run(self._side_by_side[:together], images[:together], first_row=0)
+        for row in range(together):
+            self._start(self._side_by_side[row], images[row], row)
+        for request in self._side_by_side[:together]:
+            request.wait()
         if lone:
-            errors += self._run([self._alone], images[together:], first_row=together)
-        return errors
+            self._start(self._alone, images[together], together)
+            self._alone.wait()
 
-    def _run(self, requests: list[ov.InferRequest], images: list[Image], *, first_row: int) -> list[str | None]:
-        """Run one image on each request, side by side, into the rows from ``first_row`` on; errors as above."""
-        errors: list[str | None] = [None] * len(requests)
-        for index, (request, image) in enumerate(zip(requests, images, strict=True)):
-            row = slice(first_row + index, first_row + index + 1)
-            try:
-                for name, tensor_1 in image.items():
-                    request.set_tensor(name, ov.Tensor(tensor_1, shared_memory=True))
-                for name, results_N in self._results.items():
-                    request.set_tensor(name, ov.Tensor(results_N[row], shared_memory=True))
-                request.start_async()
-            except RuntimeError as error:
-                errors[index] = str(error)
-        for index, request in enumerate(requests):
-            try:
-                request.wait()
-            except RuntimeError as error:
-                errors[index] = str(error)
-        return errors
+    def _start(self, request: ov.InferRequest, image: Image, row: int) -> None:
+        for name, tensor_1 in image.items():
+            request.set_tensor(name, ov.Tensor(tensor_1, shared_memory=True))
+        for name, results_N in self._results.items():
+            request.set_tensor(name, ov.Tensor(results_N[row : row + 1], shared_memory=True))
+        request.start_async()
 
 
 def _shape_and_dtype(tensor: dict[str, Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -1,0 +1,50 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.server import ServerOptions, TritonServer
+
+FreePorts = Callable[[int], tuple[int, ...]]
+StartServer = Callable[..., TritonServer]
+
+
+@pytest.fixture(scope="session")
+def free_ports() -> FreePorts:
+    """``free_ports(3)``: ports of 127.0.0.1 on which nothing listens."""
+
+    def find(count: int) -> tuple[int, ...]:
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+            for each in sockets:
+                each.bind(("127.0.0.1", 0))
+            return tuple(each.getsockname()[1] for each in sockets)
+
+    return find
+
+
+@pytest.fixture(scope="module")
+def triton_server(free_ports: FreePorts) -> Iterator[StartServer]:
+    """``triton_server(repository, **options)``: a ready TritonServer on free ports; the module's end stops it."""
+    servers: list[TritonServer] = []
+
+    def start(repository: Path, **options: Any) -> TritonServer:
+        http_port, grpc_port, metrics_port = free_ports(3)
+        ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
+        server = TritonServer(ServerOptions(repository=repository, **{**ports, **options}))
+        server.start()
+        servers.append(server)
+        return server
+
+    yield start
+    # Triton takes seconds to stop, most of which it sleeps.
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(TritonServer.stop, servers))
