@@ -1,0 +1,133 @@
+"""Verifies a model repository: every file against its manifest, every configuration against the version it names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.errors import RepositoryError
+from builder.manifest import VERSION_NAME, check_version, kind_message, versions_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One thing in a repository that is not as it was published."""
+
+    model: str
+    version: int | None
+    """None: the finding is about the model, not about one version."""
+    message: str
+    """The file, what was expected and what was found."""
+
+    def __str__(self) -> str:
+        """One line, beginning with the model and its version."""
+        return f"{self.model}{'' if self.version is None else f' {self.version}'}: {self.message}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelReport:
+    """What ``verify`` found out about one model."""
+
+    model: str
+    version: int | None
+    """The version that config.pbtxt names; None where that cannot be told."""
+    files: int
+    """How many files of how many versions were compared with their manifests."""
+    findings: tuple[Finding, ...]
+
+    def __str__(self) -> str:
+        """One line where all is well, else one line for each finding."""
+        if self.findings:
+            return "\n".join(map(str, self.findings))
+        return f"{self.model} {self.version}: ok ({self.files} files)"
+
+
+def verify(repository: Path, name: str | None = None) -> tuple[ModelReport, ...]:
+    """Compare every model of a repository, or the one named, with what was published.
+
+    Raises:
+        RepositoryError: there is no such repository or model, or nothing was published in it.
+    """
+    if not repository.is_dir():
+        found = "a file" if repository.exists() else "nothing"
+        raise RepositoryError(
+            f"expected a model repository at {repository}, found {found}; write one with: python -m builder build"
+        )
+    try:
+        models = sorted(path.name for path in repository.iterdir() if path.is_dir())
+        if name is not None and name not in models:
+            raise RepositoryError(f"expected a model named {name} in {repository}, found {', '.join(models) or 'none'}")
+        if not models:
+            raise RepositoryError(
+                f"expected at least one model in {repository}, found none; write one with: python -m builder build"
+            )
+        return tuple(_report(repository, model) for model in models if name in (None, model))
+    except OSError as error:
+        raise RepositoryError(f"cannot read {error.filename}: {error.strerror}") from error
+
+
+def _report(repository: Path, name: str) -> ModelReport:
+    model = repository / name
+    version, files = None, 0
+    if name.startswith("."):
+        message = "tritonserver takes a hidden folder for a model too, and does not start with it; move it elsewhere"
+        findings = [Finding(model=name, version=None, message=message)]
+    elif not model.resolve().is_relative_to(repository.resolve()):
+        message = f"a symbolic link to {model.resolve()}, outside the repository"
+        findings = [Finding(model=name, version=None, message=message)]
+    else:
+        version, messages = _check_configs(model)
+        findings = [Finding(model=name, version=None, message=message) for message in messages]
+        for number in sorted(versions_of(model)):
+            check = check_version(model / str(number))
+            files += check.files
+            findings += [Finding(model=name, version=number, message=message) for message in check.messages]
+    return ModelReport(model=name, version=version, files=files, findings=tuple(findings))
+
+
+def _check_configs(model: Path) -> tuple[int | None, list[str]]:
+    """The version that config.pbtxt names, and what is wrong with the configurations and the files beside them."""
+    selected: dict[str, int | None] = {}
+    messages = []
+    for path in ("config.pbtxt", *sorted(f"configs/{each.name}" for each in (model / "configs").glob("*"))):
+        selected[path], found = _check_config(model, path)
+        messages += [f"{path}: {message}" for message in found]
+    version = selected["config.pbtxt"]
+    for copy in sorted((model / str(version) / "configs").glob("*.pbtxt")):
+        if copy.name != "config.pbtxt" and f"configs/{copy.name}" not in selected:
+            messages.append(f"configs/{copy.name}: missing, version {version} was published with it")
+    for entry in sorted(model.iterdir()):
+        # A build that is running, or was killed, has its temporary folder here; tritonserver does not look into it.
+        ours = entry.name in ("config.pbtxt", "configs") or entry.name.startswith(".tmp-")
+        if not ours and not (VERSION_NAME.fullmatch(entry.name) and entry.is_dir()):
+            messages.append(f"{entry.name}: not in any manifest")
+    return version, messages
+
+
+def _check_config(model: Path, path: str) -> tuple[int | None, list[str]]:
+    """The one version that a configuration names, where it does, and what is wrong with it."""
+    from google.protobuf import text_format  # type: ignore[import-untyped]
+    from tritonclient.grpc import model_config_pb2 as pb
+
+    if message := kind_message(model / path, model.parent):
+        return None, [message]
+    content = (model / path).read_bytes()
+    try:
+        config = text_format.Parse(content.decode(), pb.ModelConfig())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        return None, [f"expected a Triton model configuration, got: {error}"]
+    messages = []
+    if config.name != model.name:
+        messages.append(f"expected name {model.name!r}, as the folder says, got {config.name!r}")
+    versions = list(config.version_policy.specific.versions)
+    if len(versions) != 1:
+        return None, [*messages, f"expected a version_policy that names one specific version, got {versions}"]
+    (version,) = versions
+    published = model / str(version) / "configs" / Path(path).name
+    if version not in versions_of(model):
+        messages.append(f"names version {version}, which is not there; tritonserver would not load the model")
+    elif not published.is_file():
+        messages.append(f"names version {version}, which was not published with it")
+    elif published.read_bytes() != content:
+        messages.append(f"differs from {version}/configs/{published.name}, as it was published")
+    return version, messages
