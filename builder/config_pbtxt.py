@@ -213,7 +213,7 @@ def _data_type(spec: TensorSpec) -> DataType:
 
 def _text(config: ModelConfig) -> str:
     """The message in protobuf's text format; maps come out sorted by key, so equal messages have equal bytes."""
-    from google.protobuf import text_format  # type: ignore[import-untyped]
+    from google.protobuf import text_format
 
     text: str = text_format.MessageToString(config, as_utf8=True, use_short_repeated_primitives=True)
     return text

@@ -35,6 +35,11 @@ class ModelReport:
     """How many files of how many versions were compared with their manifests."""
     findings: tuple[Finding, ...]
 
+    @property
+    def ok(self) -> bool:
+        """Whether all is as it was published."""
+        return not self.findings
+
     def __str__(self) -> str:
         """One line where all is well, else one line for each finding."""
         if self.findings:
@@ -106,7 +111,7 @@ def _check_configs(model: Path) -> tuple[int | None, list[str]]:
 
 def _check_config(model: Path, path: str) -> tuple[int | None, list[str]]:
     """The one version that a configuration names, where it does, and what is wrong with it."""
-    from google.protobuf import text_format  # type: ignore[import-untyped]
+    from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2 as pb
 
     if message := kind_message(model / path, model.parent):

@@ -50,6 +50,7 @@ def test_one_model_can_be_asked_for(repository, model):
     put(repository, b"three", name="bottles")
     (model / "2" / "model.onnx").unlink()
     assert lines(repository, "bottles") == ["bottles 1: ok (7 files)"]
+    assert [report.ok for report in verify(repository)] == [True, False]
     assert lines(repository, "shapes") == ["shapes 2: model.onnx: missing"]
 
 
