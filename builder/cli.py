@@ -137,7 +137,7 @@ def _summary(done: Build) -> list[str]:
 
 def _parity_line(runtime: str, parity: dict[str, Any]) -> str:
     served, network = parity["served"][runtime], parity["network"].get(runtime)
-    anchors = f"; probabilities off by at most {network['max_probability_difference']:.2g}" if network else ""
+    anchors = f"; probabilities off by at most {network['probability']['largest']:.2g}" if network else ""
     if not served["reference_detections"]:
         return (
             f"parity in {runtime}: PyTorch finds nothing in the {parity['images']} images, so no detections were "
@@ -145,7 +145,7 @@ def _parity_line(runtime: str, parity: dict[str, Any]) -> str:
         )
     return (
         f"parity in {runtime}: {served['matched']:.1%} of {served['reference_detections']} detections matched at "
-        f"IoU 0.9, boxes off by at most {served['max_box_difference_px']:.2g} px{anchors}"
+        f"IoU 0.9, boxes off by at most {served['box_px']['largest']:.2g} px{anchors}"
     )
 
 

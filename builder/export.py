@@ -152,6 +152,12 @@ def export_module(
     except Exception as e:  # the exporter raises RuntimeError, TypeError and its own kinds alike
         raise ExportError(f"the network cannot be written as ONNX: {str(e).splitlines()[0]}") from e
     model = onnx.load(path)
+    with torch.no_grad():
+        results = module(*inputs.values())
+    # Shape inference does not see through a gather of a dynamic batch; torch knows the sizes.
+    for value, result in zip(model.graph.output, results if isinstance(results, tuple) else (results,), strict=True):
+        for dim, size in zip(_dims(value)[1:], result.shape[1:], strict=True):
+            dim.dim_value = size
     strip(model)
     check_graph(model, path.name)
     onnx.save(model, path)
@@ -172,7 +178,13 @@ def strip(model: onnx.ModelProto) -> None:
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     model.graph.value_info.extend(inferred.graph.value_info)
     for ours, theirs in zip(model.graph.output, inferred.graph.output, strict=True):
-        ours.CopyFrom(theirs)
+        for known, found in zip(_dims(ours)[1:], _dims(theirs)[1:], strict=False):
+            if not known.dim_value and found.dim_value:
+                known.dim_value = found.dim_value
+
+
+def _dims(value: onnx.ValueInfoProto) -> Any:
+    return value.type.tensor_type.shape.dim
 
 
 def check_graph(model: onnx.ModelProto, label: str) -> None:

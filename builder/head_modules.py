@@ -9,7 +9,7 @@ Suppression is greedy NMS written with fixed shapes and no plugin. The candidate
 
 is repeated from "keep all" (Cluster-NMS, Zheng et al. 2020, arXiv:2005.03572). Its fixed point is greedy NMS. The map
 is antitone, so every even iteration keeps a superset of greedy's boxes and every odd one a subset; t iterations settle
-every box that hangs on a chain of fewer than t suppressions. Random orders need few (dependence depth O(log n):
+every box that hangs on a chain of at most t suppressions. Random orders need few (dependence depth O(log n):
 Fischer & Noever 2018, arXiv:1707.05124).
 
 The bound is ``ITERATIONS``, unrolled: TensorRT captures no CUDA graph of a loop. It is even, so past the bound nothing

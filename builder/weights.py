@@ -170,7 +170,10 @@ def load_network(
         state = _state_dict(model)
         description = _read_yaml(model_yaml) if model_yaml else model.__dict__.get("yaml")
         stored_names, imgsz = model.__dict__.get("names"), _imgsz(content)
-    wanted = names or _names_tuple(stored_names)
+    stored = _names_tuple(stored_names)
+    if names and stored and len(names) != len(stored):
+        raise WeightsError(f"--names gives {len(names)} names, {path} has {len(stored)} classes: {', '.join(stored)}.")
+    wanted = names or stored
     module = build_module(description, classes=len(wanted) if wanted else None, origin=model_yaml or str(path))
     keys = load_state(module, state)
     if keys and not allow_partial:
@@ -319,7 +322,7 @@ def _safe_globals(shells: list[tuple[type, str]]) -> Iterator[None]:
 
 def _damaged(path: Path, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if "TorchScript" in str(error):
+    if "torchscript" in str(error).lower():
         return f"{path} is a TorchScript archive; give the .pt checkpoint that it was exported from."
     return f"{path} is damaged or no PyTorch checkpoint ({reason[:120]}). Download or copy it again."
 

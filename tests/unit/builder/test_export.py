@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from builder import accuracy
+from builder.artifacts import Head, NetworkModel, NetworkOutput, Precision
+from builder.errors import ExportError, ParityError, SpecError, WeightsError
+from builder.export import checked_imgsz, export_network, import_onnx
+from builder.head import HeadSpec, attach_head
+from builder.precision import convert_precision, tail_nodes
+from builder.weights import Network, load_network
+from tests.networks import FAMILIES, live_model, photographs, save_checkpoint
+
+IMAGES = photographs(160)
+
+
+def spec_of(network: NetworkModel, head: Head = Head.DETECTIONS) -> HeadSpec:
+    return HeadSpec(
+        head=head,
+        imgsz=network.imgsz,
+        strides=network.strides,
+        reg_max=network.reg_max,
+        classes=len(network.names),
+        nms_free=network.nms_free,
+    )
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def exported(request, tmp_path_factory) -> tuple[Network, NetworkModel]:
+    folder = tmp_path_factory.mktemp(request.param)
+    network = load_network(save_checkpoint(live_model(request.param), folder / "m.pt"))
+    return network, export_network(network, None, folder / "network.onnx")
+
+
+@pytest.fixture(scope="module")
+def half(exported: tuple[Network, NetworkModel]) -> NetworkModel:
+    model = exported[1]
+    pixels = accuracy.to_pixels(IMAGES)
+    return convert_precision(model, Precision.FP16, pixels, model.path.with_name("half.onnx"))
+
+
+def reference_of(network: Network) -> accuracy.Reference:
+    return accuracy.torch_reference(network, IMAGES, 0.7, 300)
+
+
+@pytest.mark.parametrize("head", list(Head))
+def test_fp32_graphs_compute_what_pytorch_computes(
+    exported: tuple[Network, NetworkModel], head: Head, tmp_path: Path
+) -> None:
+    network, model = exported
+    spec = spec_of(model, head)
+    attach_head(model, spec, tmp_path / "model.onnx")
+    report = accuracy.measure_parity(reference_of(network), model, tmp_path / "model.onnx", IMAGES, spec)
+    assert report.failures(accuracy.TOLERANCES[Precision.FP32]) == []
+    for served in report.served.values():
+        assert served.reference_detections >= 20
+        assert served.matched == 1.0
+        assert served.box_px.largest < 0.1
+
+
+def test_fp16_graphs_are_fp16_and_close_to_pytorch(
+    exported: tuple[Network, NetworkModel], half: NetworkModel, tmp_path: Path
+) -> None:
+    network, _ = exported
+    graph = onnx.load(half.path)
+    weights = [t for t in graph.graph.initializer if np.prod(t.dims) > 64]
+    assert weights
+    assert {t.data_type for t in weights} == {onnx.TensorProto.FLOAT16}
+    spec = spec_of(half)
+    attach_head(half, spec, tmp_path / "model.onnx")
+    report = accuracy.measure_parity(reference_of(network), half, tmp_path / "model.onnx", IMAGES, spec)
+    # An untrained network is chaotic: it magnifies rounding as no trained one does. The limits of a build are tighter.
+    loose = accuracy.Tolerance(probability_p95=0.15, box_p95_px=8, matched=0.85)
+    assert report.failures(loose) == []
+
+
+def test_served_graph_has_the_contract(exported: tuple[Network, NetworkModel], tmp_path: Path) -> None:
+    _, model = exported
+    attach_head(model, spec_of(model), tmp_path / "d.onnx")
+    attach_head(model, spec_of(model, Head.RAW), tmp_path / "r.onnx")
+
+    def ends(path: Path) -> list[tuple[str, int, list[int]]]:
+        graph = onnx.load(path).graph
+        return [
+            (v.name, v.type.tensor_type.elem_type, [d.dim_value for d in v.type.tensor_type.shape.dim[1:]])
+            for v in (*graph.input, *graph.output)
+        ]
+
+    uint8, fp32 = onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT
+    assert ends(tmp_path / "d.onnx") == [("images", uint8, [160, 160, 3]), ("detections", fp32, [300, 6])]
+    raw = [300, 6] if model.nms_free else [4 + 3, 525]
+    assert ends(tmp_path / "r.onnx") == [("images", fp32, [3, 160, 160]), ("output0", fp32, raw)]
+    # TensorRT reads UINT8 only through a Cast.
+    graph = onnx.load(tmp_path / "d.onnx").graph
+    assert [n.op_type for n in graph.node if "images" in n.input] == ["Cast"]
+    assert {n.domain for n in graph.node} <= {"", "ai.onnx"}, "a plugin would not load everywhere"
+
+
+def test_tensorrt_rtx_compiles_the_fp16_graph_for_turing_ampere_and_ada(half: NetworkModel, tmp_path: Path) -> None:
+    import tensorrt_rtx as trt
+
+    attach_head(half, spec_of(half), tmp_path / "model.onnx")
+    for capability in (trt.ComputeCapability.SM75, trt.ComputeCapability.SM86, trt.ComputeCapability.SM89):
+        logger = trt.Logger(trt.Logger.ERROR)
+        builder = trt.Builder(logger)
+        network = builder.create_network(0)
+        parser = trt.OnnxParser(network, logger)
+        assert parser.parse_from_file(str(tmp_path / "model.onnx")), parser.get_error(0)
+        config = builder.create_builder_config()
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(capability, 0)
+        profile = builder.create_optimization_profile()
+        profile.set_shape("images", (1, 160, 160, 3), (4, 160, 160, 3), (8, 160, 160, 3))
+        config.add_optimization_profile(profile)
+        assert builder.build_serialized_network(network, config) is not None, capability
+
+
+def test_export_is_the_same_bytes_each_time(exported: tuple[Network, NetworkModel], tmp_path: Path) -> None:
+    network, model = exported
+    again = export_network(network, None, tmp_path / "again.onnx")
+    assert again.path.read_bytes() == model.path.read_bytes()
+    for path in (tmp_path / "a.onnx", tmp_path / "b.onnx"):
+        attach_head(model, spec_of(model), path)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_a_broken_graph_fails_parity(tmp_path: Path) -> None:
+    network = load_network(save_checkpoint(live_model("yolo11n"), tmp_path / "m.pt"))
+    model = export_network(network, None, tmp_path / "network.onnx")
+    spec = spec_of(model)
+    graph = onnx.load(model.path)
+    weight = next(t for t in graph.graph.initializer if len(t.dims) == 4)
+    values = onnx.numpy_helper.to_array(weight) * 1.05
+    weight.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), weight.name))
+    onnx.save(graph, model.path)
+    attach_head(model, spec, tmp_path / "model.onnx")
+    report = accuracy.measure_parity(reference_of(network), model, tmp_path / "model.onnx", IMAGES, spec)
+    for precision in Precision:
+        with pytest.raises(ParityError, match="probabilities off"):
+            accuracy.check_parity(report, precision)
+
+
+def test_a_graph_of_nan_fails_parity() -> None:
+    nan = accuracy.Difference.of(np.array([0.0, np.nan]))
+    network = accuracy.NetworkParity(probability=nan, box_px=nan)
+    served = accuracy.ServedParity(reference_detections=0, matched=1.0, confidence=nan, box_px=nan)
+    report = accuracy.ParityReport(images=1, network={"r": network}, served={"r": served})
+    assert len(report.failures(accuracy.TOLERANCES[Precision.FP16])) == 3
+
+
+@pytest.mark.parametrize("imgsz", [(650, 640), (640, 650), (100, 100), (0, 32)])
+def test_imgsz_that_is_no_multiple_of_the_stride_names_the_nearest(imgsz: tuple[int, int]) -> None:
+    with pytest.raises(SpecError, match="the nearest is --imgsz"):
+        checked_imgsz(imgsz, 32)
+    assert checked_imgsz((384, 640), 32) == (384, 640)
+
+
+def test_imgsz_of_the_flag_wins_over_the_checkpoint(tmp_path: Path) -> None:
+    network = load_network(save_checkpoint(live_model("yolo11n"), tmp_path / "m.pt"))
+    assert network.trained_imgsz == (160, 160)
+    assert export_network(network, (96, 224), tmp_path / "n.onnx").imgsz == (96, 224)
+
+
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory) -> Path:
+    """What a user of Ultralytics has: its own export, dynamic, FP32."""
+    from ultralytics import YOLO
+
+    folder = tmp_path_factory.mktemp("onnx")
+    model = YOLO(save_checkpoint(live_model("yolo11n"), folder / "m.pt"))
+    return Path(model.export(format="onnx", dynamic=True, imgsz=160, simplify=False))
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("head", list(Head))
+def test_a_users_onnx_file_is_served_as_it_computes(
+    onnx_file: Path, head: Head, precision: Precision, tmp_path: Path
+) -> None:
+    original = import_onnx(onnx_file, None, None, 8, tmp_path / "network.onnx")
+    assert original.output is NetworkOutput.DECODED
+    assert (original.imgsz, original.names) == ((160, 160), ("0", "1", "2"))
+    model = convert_precision(original, precision, accuracy.to_pixels(IMAGES), tmp_path / "converted.onnx")
+    spec = spec_of(model, head)
+    attach_head(model, spec, tmp_path / "model.onnx")
+    reference = accuracy.onnx_reference(original, IMAGES, spec)
+    report = accuracy.measure_parity(reference, model, tmp_path / "model.onnx", IMAGES, spec)
+    loose = accuracy.Tolerance(probability_p95=0.15, box_p95_px=8, matched=0.85)
+    assert report.failures(loose if precision is Precision.FP16 else accuracy.TOLERANCES[precision]) == []
+    assert report.served["openvino"].reference_detections >= 20
+
+
+def test_decoding_in_a_users_onnx_file_stays_fp32(onnx_file: Path, tmp_path: Path) -> None:
+    original = import_onnx(onnx_file, None, None, 8, tmp_path / "network.onnx")
+    tail = tail_nodes(onnx.load(original.path))
+    assert any("Softmax" in name for name in tail)
+    assert not any(name.endswith("cv2.0.2/Conv") for name in tail)
+    model = convert_precision(original, Precision.FP16, accuracy.to_pixels(IMAGES), tmp_path / "half.onnx")
+    graph = onnx.shape_inference.infer_shapes(onnx.load(model.path)).graph
+    types = {v.name: v.type.tensor_type.elem_type for v in graph.value_info}
+    softmax = next(n for n in graph.node if n.name in tail and n.op_type == "Softmax" and "dfl" in n.name)
+    assert types[softmax.output[0]] == onnx.TensorProto.FLOAT
+
+
+def test_onnx_files_that_cannot_be_served_are_told_why(onnx_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+
+    def refusal(path: Path, kind: type[Exception] = WeightsError, **options: object) -> str:
+        arguments = {"imgsz": None, "names": None, "max_batch": 8} | options
+        with pytest.raises(kind) as caught:
+            import_onnx(path, arguments["imgsz"], arguments["names"], arguments["max_batch"], out)
+        return str(caught.value)
+
+    empty = tmp_path / "empty.onnx"
+    empty.write_bytes(b"")
+    assert "empty" in refusal(empty)
+    page = tmp_path / "page.onnx"
+    page.write_bytes(b"<html>404</html>")
+    assert "no readable ONNX file" in refusal(page) or "no ONNX file" in refusal(page)
+    truncated = tmp_path / "truncated.onnx"
+    truncated.write_bytes(onnx_file.read_bytes()[:100_000])
+    assert "ONNX" in refusal(truncated)
+    assert "3 classes" in refusal(onnx_file, SpecError, names=("a", "b"))
+    fixed = onnx.load(onnx_file)
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(fixed, tmp_path / "fixed.onnx")
+    assert "fixed batch of 1" in refusal(tmp_path / "fixed.onnx")
+    half = onnx.load(onnx_file)
+    half.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    onnx.save(half, tmp_path / "half.onnx")
+    assert "half=False" in refusal(tmp_path / "half.onnx")
+    other = onnx.load(onnx_file)
+    next(p for p in other.metadata_props if p.key == "task").value = "segment"
+    onnx.save(other, tmp_path / "segment.onnx")
+    assert "segment model" in refusal(tmp_path / "segment.onnx")
+
+
+def test_a_part_that_does_not_fit_is_an_export_error(tmp_path: Path) -> None:
+    network = load_network(save_checkpoint(live_model("yolo11n"), tmp_path / "m.pt"))
+    model = export_network(network, None, tmp_path / "network.onnx")
+    graph = onnx.load(model.path)
+    graph.graph.output[0].name = "elsewhere"
+    graph.graph.node[-1].output[0] = graph.graph.node[-1].output[0]
+    onnx.save(graph, model.path)
+    with pytest.raises(ExportError):
+        attach_head(model, spec_of(model), tmp_path / "model.onnx")
