@@ -83,8 +83,10 @@ class StageCache:
 
     def _move(self, scratch: Path, folder: Path) -> None:
         if folder.exists() and _read(folder) is None:  # damaged: a file is missing or was changed
+            damaged = scratch.with_name(f"{scratch.name}-damaged")
             with contextlib.suppress(OSError):
-                folder.rename(scratch / ".damaged")
+                folder.rename(damaged)
+            shutil.rmtree(damaged, ignore_errors=True)
         try:
             scratch.rename(folder)
         except OSError:

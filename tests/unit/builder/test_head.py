@@ -26,7 +26,7 @@ IOU = 0.7
 
 
 def greedy_nms(boxes_K4: np.ndarray, classes_K: np.ndarray, iou: float = IOU) -> np.ndarray:
-    """Bool [K]: greedy NMS as its definition says, box by box, boxes sorted by confidence. The independent reference."""
+    """Bool [K]: greedy NMS as its definition says, box by box, for boxes sorted by confidence: the reference."""
     x1, y1, x2, y2 = boxes_K4.T
     area = (x2 - x1) * (y2 - y1)
     keep = np.ones(len(boxes_K4), bool)
@@ -165,8 +165,8 @@ def ultralytics_detections(spec: HeadSpec, boxes: torch.Tensor, scores: torch.Te
 def test_head_gives_what_ultralytics_decoding_and_nms_give(seed: int) -> None:
     boxes, scores = logits(seed)
     ours = head_modules.GreedyHead(SPEC)(boxes, scores).numpy()
-    for rows, expected in zip(ours, ultralytics_detections(SPEC, boxes, scores), strict=True):
-        rows = rows[rows[:, 4] > 0.01]
+    for padded, expected in zip(ours, ultralytics_detections(SPEC, boxes, scores), strict=True):
+        rows = padded[padded[:, 4] > 0.01]
         assert len(expected) > 50
         assert rows.shape == expected.shape
         np.testing.assert_allclose(rows, expected, atol=2e-3)
