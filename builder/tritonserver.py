@@ -49,12 +49,13 @@ def find_tritonserver() -> Installation:
             "expected tritonserver on PATH or in the nvidia-pytriton wheel, found neither; on a GPU host run this "
             'inside the container nvcr.io/nvidia/tritonserver, elsewhere: pip install "yolo-triton[server]"'
         )
-    return _from_wheel(Path(package.origin).parent / "tritonserver")
-
-
-def _from_wheel(wheel: Path) -> Installation:
-    version = importlib.metadata.version(WHEEL)
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return installation_in_wheel(Path(package.origin).parent / "tritonserver", python)
+
+
+def installation_in_wheel(wheel: Path, python: str) -> Installation:
+    """The wheel's tritonserver, made runnable for models that run in this version of Python ("3.11")."""
+    version = importlib.metadata.version(WHEEL)
     stub = wheel / "python_backend_stubs" / python / "triton_python_backend_stub"
     if not stub.is_file():
         known = sorted(
