@@ -1,0 +1,7 @@
+"""``python -m clients``."""
+
+import sys
+
+from clients.cli import main
+
+sys.exit(main())

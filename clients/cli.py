@@ -1,0 +1,158 @@
+"""The command line: ``python -m clients``.
+
+Each command is a function that adds its parser and one that runs it; nothing heavy is imported before one runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clients.errors import ClientError, ImageError
+
+if TYPE_CHECKING:
+    from clients.detections import Detections
+    from clients.images import Pixels
+
+DEFAULT_URL = "grpc://127.0.0.1:8001"
+INTERRUPTED = 128 + 2
+"""The exit code of a shell's command that Ctrl-C ended."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        with warnings.catch_warnings():
+            # What Pillow finds odd in a file comes as an error, or does not matter to the pixels.
+            warnings.filterwarnings("ignore", module="PIL")
+            exit_code: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except ClientError as error:
+        _complain(error)
+        return 1
+    except BrokenPipeError:
+        # The reader has enough, as in "| head -1". What is left in the buffer must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m clients", description="Use a detector that a Triton server serves."
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_detect(commands)
+    return parser
+
+
+def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "detect",
+        help="find objects in image files",
+        description="Find objects in image files. Exit code 1: an image could not be read, or the server not be used.",
+    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="JPEG, PNG, WebP, BMP or TIFF")
+    _add_server(parser)
+    parser.add_argument(
+        "--confidence", type=_fraction, default=0.25, metavar="C", help="leave out what is less certain (default 0.25)"
+    )
+    parser.add_argument("--save", type=Path, metavar="DIR", help="write the pictures with boxes drawn into this folder")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per image and line")
+    parser.set_defaults(run=_detect)
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    """What every command needs that speaks to a model."""
+    parser.add_argument(
+        "--url", default=DEFAULT_URL, help=f"grpc://HOST:PORT or http://HOST:PORT (default {DEFAULT_URL})"
+    )
+    parser.add_argument("--model", required=True, type=_name, metavar="NAME", help="the model's name on the server")
+    parser.add_argument(
+        "--timeout", type=_seconds, default=30.0, metavar="S", help="seconds allowed for each request (default 30)"
+    )
+
+
+def _detect(arguments: argparse.Namespace) -> int:
+    from clients.detector import Detector
+    from clients.draw import draw
+    from clients.images import read_pixels
+    from clients.saving import PictureFolder
+
+    failed = 0
+    with Detector(arguments.url, arguments.model, timeout_s=arguments.timeout) as detector:
+        folder = PictureFolder(arguments.save, arguments.images) if arguments.save else None
+        for path in arguments.images:
+            try:
+                pixels = read_pixels(path)
+            except ImageError as error:
+                _complain(error)
+                failed += 1
+                continue
+            detections = detector.detect(pixels, arguments.confidence)
+            saved = folder.save(path, draw(pixels, detections)) if folder else None
+            print(_json(path, pixels, detections) if arguments.json else _text(path, pixels, detections), flush=True)
+            if saved and not arguments.json:
+                print(f"  saved {_shown(saved)}", flush=True)
+    return 1 if failed else 0
+
+
+def _text(path: Path, pixels: Pixels, detections: Detections) -> str:
+    count = f"{len(detections)} object{'' if len(detections) == 1 else 's'}"
+    lines = [f"{_shown(path)}: {pixels.width}x{pixels.height}, {count}"]
+    for detection in detections:
+        box = " ".join(f"{side:.1f}" for side in detection.xyxy)
+        lines.append(f"  {detection.name} {detection.confidence:.2f}  xyxy {box}")
+    return "\n".join(lines)
+
+
+def _json(path: Path, pixels: Pixels, detections: Detections) -> str:
+    return json.dumps(
+        {"path": str(path), "width": pixels.width, "height": pixels.height, "detections": detections.to_list()}
+    )
+
+
+def _shown(path: Path) -> str:
+    """A path that can be printed: file names are bytes, and need not be text."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _complain(error: ClientError) -> None:
+    print(f"error: {error}", file=sys.stderr)
+
+
+def _name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("expected the name of a model, got an empty one")
+    return text
+
+
+def _fraction(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = _number(text)
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text}")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text}") from None

@@ -1,0 +1,110 @@
+"""Fit a picture into the model's input, and bring boxes back.
+
+The geometry and the pixels are those of Ultralytics' LetterBox(auto=False, center=True, scaleup=True), bit for bit: the
+model was trained on them, and its accuracy was measured with them.
+
+Legend: H height, W width, C three channels, N boxes, 4 = x1 y1 x2 y2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.images import ChannelOrder
+
+GREY = 114
+"""What surrounds the picture, as in training."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Letterbox:
+    """Where a picture of one size lies in an input of another."""
+
+    image_hw: tuple[int, int]
+    """The picture's own size in pixels."""
+    size_hw: tuple[int, int]
+    """The size of the input in pixels."""
+    resized_hw: tuple[int, int]
+    """The size of the picture inside the input; each side is at least 1."""
+    pad_top: int
+    """Rows of grey above the picture."""
+    pad_left: int
+    """Columns of grey on its left."""
+
+    @classmethod
+    def fit(cls, image_hw: tuple[int, int], size_hw: tuple[int, int]) -> Letterbox:
+        """Place a picture of ``image_hw`` pixels in the middle of ``size_hw`` pixels, as large as fits."""
+        ratio = min(size_hw[0] / image_hw[0], size_hw[1] / image_hw[1])
+        height, width = (max(round(side * ratio), 1) for side in image_hw)
+        return cls(
+            image_hw=image_hw,
+            size_hw=size_hw,
+            resized_hw=(height, width),
+            # 0.1 sends the odd pixel of an uneven border to the far side, as LetterBox does.
+            pad_top=round((size_hw[0] - height) / 2 - 0.1),
+            pad_left=round((size_hw[1] - width) / 2 - 0.1),
+        )
+
+    @property
+    def scale_xy(self) -> tuple[float, float]:
+        """Input pixels per picture pixel; x and y differ by the rounding of the sides."""
+        return self.resized_hw[1] / self.image_hw[1], self.resized_hw[0] / self.image_hw[0]
+
+    def boxes_to_image(self, boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Boxes in the picture's own pixels, clipped to it, from boxes in input pixels; float32 [N, 4] both.
+
+        Equal to ``ultralytics.utils.ops.scale_boxes``.
+        """
+        pad = np.array([self.pad_left, self.pad_top] * 2, np.float32)
+        scale = np.array(self.scale_xy * 2, np.float32)
+        height, width = self.image_hw
+        boxes: NDArray[np.float32] = (boxes_xyxy - pad) / scale
+        np.clip(boxes, 0, np.array([width, height] * 2, np.float32), out=boxes)
+        return boxes
+
+
+def letterbox(
+    image_HWC: NDArray[np.uint8],
+    size_hw: tuple[int, int],
+    out: NDArray[np.uint8] | None = None,
+    *,
+    order: ChannelOrder = ChannelOrder.RGB,
+) -> tuple[NDArray[np.uint8], Letterbox]:
+    """Resize a picture into an RGB input of ``size_hw`` pixels with grey borders.
+
+    ``image_HWC`` is uint8 [H, W, 3] with its channels in ``order``. ``out``, uint8 [H, W, 3] of ``size_hw``, is written
+    in place when given (a slice of a batch, say), which saves copying the pixels again; otherwise a new array is made.
+    """
+    import cv2
+
+    box = Letterbox.fit((image_HWC.shape[0], image_HWC.shape[1]), size_hw)
+    input_HWC: NDArray[np.uint8] = np.empty((*size_hw, 3), np.uint8) if out is None else out
+    if input_HWC.shape != (*size_hw, 3) or input_HWC.dtype != np.uint8:
+        raise ValueError(f"expected out to be uint8 {(*size_hw, 3)}, got {input_HWC.dtype} {input_HWC.shape}")
+
+    (height, width), top, left = box.resized_hw, box.pad_top, box.pad_left
+    input_HWC[:top] = GREY
+    input_HWC[top + height :] = GREY
+    input_HWC[top : top + height, :left] = GREY
+    input_HWC[top : top + height, left + width :] = GREY
+    target_HWC = input_HWC[top : top + height, left : left + width]
+
+    same_size = box.image_hw == box.resized_hw
+    if order is ChannelOrder.RGB:
+        if same_size:
+            target_HWC[...] = image_HWC
+        else:
+            cv2.resize(image_HWC, (width, height), dst=target_HWC, interpolation=cv2.INTER_LINEAR)
+    elif same_size:
+        cv2.cvtColor(image_HWC, cv2.COLOR_BGR2RGB, dst=target_HWC)
+    elif image_HWC.size > target_HWC.size:
+        # Channels are resized one by one, so their order does not matter to the result: swap on the smaller side.
+        resized_HWC = cv2.resize(image_HWC, (width, height), interpolation=cv2.INTER_LINEAR)
+        cv2.cvtColor(resized_HWC, cv2.COLOR_BGR2RGB, dst=target_HWC)
+    else:
+        image_RGB = cv2.cvtColor(image_HWC, cv2.COLOR_BGR2RGB)
+        cv2.resize(image_RGB, (width, height), dst=target_HWC, interpolation=cv2.INTER_LINEAR)
+    return input_HWC, box
