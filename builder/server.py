@@ -39,6 +39,7 @@ if os.getppid() == int(sys.argv[1]):
 """,
 )
 POLL_S = 0.02
+PROBE_TIMEOUT_S = 2.0
 DRAIN_S = 10
 """How long tritonserver may take for the requests in flight; it is killed twice that long after SIGTERM."""
 LOG_TAIL_LINES = 1000
@@ -139,10 +140,10 @@ class TritonServer:
         for region in SHARED_MEMORY.glob(f"{self._region_prefix}*"):
             region.unlink(missing_ok=True)
 
-    def models(self) -> list[ModelState]:
+    def models(self, *, timeout_s: float = 30.0) -> list[ModelState]:
         """Name, version and state of every model that the server knows."""
         try:
-            status, body = self._request("POST", "/v2/repository/index")
+            status, body = self._request("POST", "/v2/repository/index", timeout_s)
         except OSError as error:
             raise ServerError(f"expected a running server at {self.http_url}, got: {error}") from error
         if status != http.client.OK:
@@ -162,7 +163,7 @@ class TritonServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             # A Ctrl-C in the terminal reaches this process only, which then stops the server in order.
             start_new_session=True,
@@ -215,7 +216,9 @@ class TritonServer:
             for line in process.stdout:
                 self._log.append(line.rstrip())
                 if log_file:
-                    log_file.write(line)
+                    # A full disk costs the log, not the server, which would stand still if nobody read its output.
+                    with contextlib.suppress(OSError):
+                        log_file.write(line)
 
     def _wait_until_ready(self, process: subprocess.Popen[str], deadline: float) -> None:
         while not self._is_ready():
@@ -231,15 +234,15 @@ class TritonServer:
 
     def _is_ready(self) -> bool:
         try:
-            if self._request("GET", "/v2/health/ready")[0] != http.client.OK:
+            if self._request("GET", "/v2/health/ready", PROBE_TIMEOUT_S)[0] != http.client.OK:
                 return False
-            ready = {name for name, _, state in self.models() if state == "READY"}
+            ready = {name for name, _, state in self.models(timeout_s=PROBE_TIMEOUT_S) if state == "READY"}
         except (OSError, ServerError):
             return False
         return ready.issuperset(self.options.models) if self.options.models else bool(ready)
 
-    def _request(self, method: str, path: str) -> tuple[int, str]:
-        connection = http.client.HTTPConnection(self._reachable_host, self.options.http_port, timeout=1)
+    def _request(self, method: str, path: str, timeout_s: float) -> tuple[int, str]:
+        connection = http.client.HTTPConnection(self._reachable_host, self.options.http_port, timeout=timeout_s)
         try:
             connection.request(method, path)
             response = connection.getresponse()

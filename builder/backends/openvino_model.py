@@ -45,18 +45,18 @@ class TritonPythonModel:
                 raise pb_utils.TritonModelException(f"input {name}: expected a fixed size, got {list(shape)}")
         self._outputs = {tensor["name"]: _shape_and_dtype(tensor) for tensor in config["output"]}
 
-        graph = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
+        model = self._read_model(Path(args["model_repository"]) / args["model_version"] / "model.onnx")
         threads = _inference_threads(config)
         self._streams = min(threads, max_batch_size)
-        one_stream = self._compiled(graph, config, threads, streams=1)
+        one_stream = _compiled(model, config, threads, streams=1)
         self._alone = one_stream.create_infer_request()
-        self._shared = (
-            self._compiled(graph, config, threads, streams=self._streams) if self._streams > 1 else one_stream
-        )
+        self._shared = _compiled(model, config, threads, streams=self._streams) if self._streams > 1 else one_stream
         self._reserve(max_batch_size)
-        zeros = {name: np.zeros((1, *shape), dtype) for name, (shape, dtype) in self._inputs.items()}
-        self._infer([zeros])
-        self._infer([zeros] * max_batch_size)
+        # Triton's own warmup, where the configuration has one, comes by the same way after this.
+        if not config["model_warmup"]:
+            zeros = {name: np.zeros((1, *shape), dtype) for name, (shape, dtype) in self._inputs.items()}
+            self._infer([zeros])
+            self._infer([zeros] * max_batch_size)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer the requests of one call, one response each, in their order."""
@@ -81,28 +81,20 @@ class TritonPythonModel:
             for size, end in zip(sizes, ends, strict=True)
         ]
 
-    def _compiled(self, graph: Path, config: dict[str, Any], threads: int, *, streams: int) -> ov.CompiledModel:
-        core = ov.Core()
-        model = core.read_model(graph)
+    def _read_model(self, graph: Path) -> ov.Model:
+        """The graph for one image; its outputs must be those of the configuration."""
+        model = ov.Core().read_model(graph)
         model.reshape({name: ov.PartialShape([1, *shape]) for name, (shape, _) in self._inputs.items()})
         for name, (shape, dtype) in self._outputs.items():
             output = model.output(name)
-            if (
-                not output.partial_shape.compatible(ov.PartialShape([1, *shape]))
-                or output.element_type.to_dtype() != dtype
+            if output.element_type.to_dtype() != dtype or not output.partial_shape.compatible(
+                ov.PartialShape([1, *shape])
             ):
                 raise pb_utils.TritonModelException(
                     f"output {name}: the configuration says {dtype} {[1, *shape]}, model.onnx gives "
                     f"{output.element_type.to_dtype()} {output.partial_shape}; build this version again"
                 )
-        settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": streams,
-            "INFERENCE_NUM_THREADS": threads,
-            # On a CPU with AMX, OpenVINO would choose bf16 by itself.
-            "INFERENCE_PRECISION_HINT": _parameter(config, "inference_precision", "f32"),
-        }
-        return core.compile_model(model, "CPU", settings)
+        return model
 
     def _reserve(self, images: int) -> None:
         """Have room for the results of so many images, and for each row of it a request that writes there."""
@@ -132,6 +124,19 @@ class TritonPythonModel:
         request.start_async()
 
 
+def _compiled(model: ov.Model, config: dict[str, Any], threads: int, *, streams: int) -> ov.CompiledModel:
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": streams,
+        "INFERENCE_NUM_THREADS": threads,
+        # OpenVINO pins from the first core on: two processes with fewer threads than cores would share one core.
+        "ENABLE_CPU_PINNING": threads >= _cores(),
+        # On a CPU with AMX, OpenVINO would choose bf16 by itself.
+        "INFERENCE_PRECISION_HINT": _parameter(config, "inference_precision", "f32"),
+    }
+    return ov.Core().compile_model(model, "CPU", settings)
+
+
 def _shape_and_dtype(tensor: dict[str, Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """The shape without the batch dimension, and numpy's type, of one tensor of the configuration."""
     return tuple(int(size) for size in tensor["dims"]), np.dtype(pb_utils.triton_string_to_numpy(tensor["data_type"]))
@@ -141,10 +146,14 @@ def _parameter(config: dict[str, Any], key: str, default: str) -> str:
     return str(config.get("parameters", {}).get(key, {}).get("string_value", default))
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
 def _inference_threads(config: dict[str, Any]) -> int:
     """The threads of one instance: the parameter, else the cores this process may use, shared by all instances."""
     instances = sum(group["count"] for group in config["instance_group"])
-    text = _parameter(config, "inference_threads", str(max(1, len(os.sched_getaffinity(0)) // instances)))
+    text = _parameter(config, "inference_threads", str(max(1, _cores() // instances)))
     if not text.isdecimal() or int(text) < 1:
         raise pb_utils.TritonModelException(f"parameter inference_threads: expected 1 or more, got {text!r}")
     return int(text)
