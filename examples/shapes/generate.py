@@ -303,7 +303,11 @@ def _whole_or_not(target: Path, fill: Callable[[Path], object]) -> None:
         raise
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Return an argument that counts something.
+
+    :raises argparse.ArgumentTypeError: it is no whole number from 1 to 999999.
+    """
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 999_999:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 999999, got {text!r}")
     return int(text)
@@ -335,8 +339,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--out", type=Path, metavar="DIR", help="write a data set to this new or empty folder")
     target.add_argument("--image", type=Path, metavar="FILE.jpg", help="write one image that no data set holds")
-    parser.add_argument("--train", type=_positive, default=1000, metavar="N", help="training images (1000)")
-    parser.add_argument("--val", type=_positive, default=200, metavar="N", help="validation images (200)")
+    parser.add_argument("--train", type=positive, default=1000, metavar="N", help="training images (1000)")
+    parser.add_argument("--val", type=positive, default=200, metavar="N", help="validation images (200)")
     parser.add_argument("--seed", type=_seed, default=0, metavar="S", help="seed of every random choice (0)")
     parser.add_argument("--size", type=_size, default=Size(640, 640), metavar="SIDE|WxH", help="pixels (640)")
     request = parser.parse_args(arguments)

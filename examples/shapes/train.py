@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from generate import RequestError, Size, write_dataset
+from generate import RequestError, Size, positive, write_dataset
 
 HERE = Path(__file__).resolve().parent
 
@@ -98,10 +98,10 @@ def main() -> int:
     """Generate, train both phases and write ``shapes.pt``; 0, or 2 after one line on stderr."""
     parser = argparse.ArgumentParser(prog="train.py", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="data, runs and shapes.pt go here")
-    parser.add_argument("--tiles", type=int, default=4000, help="320-pixel training tiles (%(default)s)")
-    parser.add_argument("--tile-epochs", type=int, default=7, help="epochs on them (%(default)s)")
-    parser.add_argument("--images", type=int, default=640, help="640-pixel training images (%(default)s)")
-    parser.add_argument("--image-epochs", type=int, default=3, help="epochs on them (%(default)s)")
+    parser.add_argument("--tiles", type=positive, default=4000, help="320-pixel training tiles (%(default)s)")
+    parser.add_argument("--tile-epochs", type=positive, default=7, help="epochs on them (%(default)s)")
+    parser.add_argument("--images", type=positive, default=640, help="640-pixel training images (%(default)s)")
+    parser.add_argument("--image-epochs", type=positive, default=3, help="epochs on them (%(default)s)")
     request = parser.parse_args()
     out = request.out.absolute()
     try:
