@@ -24,8 +24,9 @@ from clients.errors import ImageError, one_line
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
-MAX_PIXELS = 200_000_000
-"""Larger images are refused by their header: 200 megapixels take 1.4 GB while they are decoded."""
+MAX_PIXELS = 178_000_000
+"""Larger images are refused by their header: decoding takes 7 bytes a pixel. Pillow's own decoders of TIFF and WebP
+refuse beyond twice Image.MAX_IMAGE_PIXELS, 178.9 megapixels by default; below that, every format has the same limit."""
 
 FORMATS = "JPEG, PNG, WebP, BMP or TIFF"
 
