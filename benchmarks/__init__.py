@@ -1,0 +1,1 @@
+"""Measures what is built and served: ``python -m benchmarks --help``."""

@@ -1,0 +1,166 @@
+"""``python -m benchmarks``: arguments in, figures out; the work is elsewhere and imported only when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, Protocol
+
+from builder.errors import BuilderError, SpecError
+from clients.errors import ClientError
+
+DEFAULT_REPOSITORY = Path("model_repository")
+TARGET_MISSED = 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code: 0 done, 1 failed, 2 a wrong request, 3 a target missed under --check."""
+    # The default action would leave the regions of shared memory and the temporary folders behind.
+    signal.signal(signal.SIGTERM, _terminated)
+    arguments = parser().parse_args(argv)
+    arguments.argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code: int = arguments.run(arguments)
+    except BuilderError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return e.exit_code
+    except ClientError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing was reported", file=sys.stderr)
+        return 130
+    return code
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measures what is built and served, on this machine."
+    )
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_overhead(commands.add_parser("overhead", help="the graph in process against the same through tritonserver"))
+    _add_versus(commands.add_parser("versus-ultralytics", help="image to boxes, against Ultralytics' Triton client"))
+    _add_reference(commands.add_parser("reference", help="write the weights that the figures in reports/ are of"))
+    return top
+
+
+def _add_overhead(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=_overhead)
+    add = command.add_argument
+    add("--model", required=True, metavar="NAME", help="a model of the repository, served by its configs/cpu.pbtxt")
+    add("--repository", type=Path, default=DEFAULT_REPOSITORY)
+    _add_measuring(command, repeats=7)
+    add("--duration-s", type=_positive(float), default=3.0, help="of each row in each turn (default: 3)")
+    add("--settle-s", type=_positive(float), default=0.5, help="before each, not counted (default: 0.5)")
+
+
+def _add_versus(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=_versus)
+    command.add_argument("--weights", type=Path, required=True, help="a .pt; both models are built of it")
+    _add_measuring(command, repeats=7)
+    command.add_argument(
+        "--calls", type=_positive(int), default=20, help="of each row in each turn and for each picture (default: 20)"
+    )
+
+
+def _add_reference(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=_reference)
+    command.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+
+def _add_measuring(command: argparse.ArgumentParser, *, repeats: int) -> None:
+    add = command.add_argument
+    add("--images", type=Path, nargs="+", default=(), help="pictures, cycled (default: the two of Ultralytics)")
+    add("--repeats", type=_positive(int), default=repeats, help=f"turns (default: {repeats})")
+    add("--json", type=Path, metavar="FILE", help="write every figure there too")
+    add("--check", action="store_true", help=f"exit code {TARGET_MISSED} where a target is not met")
+
+
+def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    def convert(text: str) -> Any:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+        return value
+
+    # argparse names the type in its message.
+    convert.__name__ = kind.__name__
+    return convert
+
+
+class _Report(Protocol):
+    """What every benchmark gives."""
+
+    @property
+    def all_met(self) -> bool:
+        """Whether every target is met."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+
+    def to_text(self) -> str:
+        """What is printed."""
+
+
+def _overhead(arguments: argparse.Namespace) -> int:
+    from benchmarks.overhead import OverheadOptions, measure_overhead
+
+    options = OverheadOptions(
+        model=arguments.model,
+        repository=arguments.repository,
+        images=tuple(arguments.images),
+        repeats=arguments.repeats,
+        duration_s=arguments.duration_s,
+        settle_s=arguments.settle_s,
+    )
+    return _reported(arguments, lambda: measure_overhead(options, arguments.argv, _progress))
+
+
+def _versus(arguments: argparse.Namespace) -> int:
+    from benchmarks.versus_ultralytics import VersusOptions, measure_versus
+
+    options = VersusOptions(
+        weights=arguments.weights,
+        images=tuple(arguments.images),
+        repeats=arguments.repeats,
+        calls=arguments.calls,
+    )
+    return _reported(arguments, lambda: measure_versus(options, arguments.argv, _progress))
+
+
+def _reference(arguments: argparse.Namespace) -> int:
+    from benchmarks.reference import write_reference
+
+    path = write_reference(arguments.out)
+    print(path)
+    print(f"build it: python -m builder build --weights {path} --name yolo11n")
+    return 0
+
+
+def _reported(arguments: argparse.Namespace, measure: Callable[[], _Report]) -> int:
+    """Measure, print, and write ``--json`` where it was asked for."""
+    path: Path | None = arguments.json
+    if path and not path.parent.is_dir():
+        raise SpecError(f"--json {path}: expected the folder {path.parent}, found none; make it, or name another")
+    report = measure()
+    print(report.to_text())
+    if path:
+        try:
+            path.write_text(json.dumps(report.to_json(), indent=2) + "\n")
+        except OSError as e:
+            raise SpecError(f"--json {path}: cannot be written: {e.strerror}; the figures are above") from e
+    return TARGET_MISSED if arguments.check and not report.all_met else 0
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

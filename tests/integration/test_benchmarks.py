@@ -1,0 +1,168 @@
+"""``python -m benchmarks`` against a real tritonserver, on a model small enough to answer in no time."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.cli import main
+from builder.backends import openvino_model_path
+
+SIZE = 32
+ROWS = 4
+CONFIG = """
+name: "tiny"
+backend: "python"
+max_batch_size: 8
+input [{ name: "images" data_type: TYPE_UINT8 dims: [32, 32, 3] }]
+output [{ name: "detections" data_type: TYPE_FP32 dims: [4, 6] }]
+instance_group [{ count: 1 kind: KIND_CPU }]
+dynamic_batching { max_queue_delay_microseconds: 500 }
+parameters { key: "contract" value { string_value: "detections/1" } }
+parameters { key: "names" value { string_value: "[\\"thing\\"]" } }
+"""
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """Model "tiny": images UINT8 [B, 32, 32, 3] -> detections FP32 [B, 4, 6], which are sums of the pixels."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = np.random.default_rng(0).uniform(0, 1e-3, (SIZE * SIZE * 3, ROWS * 6)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
+            helper.make_node("Flatten", ["pixels"], ["row"], axis=1),
+            helper.make_node("MatMul", ["row", "weights"], ["sums"]),
+            helper.make_node("Reshape", ["sums", "shape"], ["detections"]),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["B", SIZE, SIZE, 3])],
+        [helper.make_tensor_value_info("detections", TensorProto.FLOAT, ["B", ROWS, 6])],
+        [
+            numpy_helper.from_array(weights, "weights"),
+            numpy_helper.from_array(np.array([-1, ROWS, 6], np.int64), "shape"),
+        ],
+    )
+    repository = tmp_path_factory.mktemp("repository")
+    for version in ("1", "2"):
+        folder = repository / "tiny" / version
+        folder.mkdir(parents=True)
+        onnx.save(
+            helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "model.onnx"
+        )
+        shutil.copy(openvino_model_path(), folder / "model.py")
+    (repository / "tiny" / "configs").mkdir()
+    for path in ("config.pbtxt", "configs/cpu.pbtxt"):
+        (repository / "tiny" / path).write_text(CONFIG)
+    return repository
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    import cv2
+
+    paths = [tmp_path / name for name in ("one.png", "two.png", "three.png")]
+    for seed, path in enumerate(paths):
+        cv2.imwrite(str(path), np.random.default_rng(seed).integers(0, 256, (48, 64, 3), np.uint8))
+    return paths
+
+
+def regions():
+    return set(Path("/dev/shm").glob("yolo_triton_*"))
+
+
+def test_overhead_reports_every_arrangement_with_figures_that_fit_together(repository, pictures, tmp_path, capsys):
+    before = regions()
+    path = tmp_path / "figures.json"
+    argv = ["overhead", "--model", "tiny", "--repository", str(repository), "--json", str(path)]
+    argv += ["--repeats", "2", "--duration-s", "0.3", "--settle-s", "0.05", "--images", *map(str, pictures)]
+    assert main(argv) == 0
+    assert regions() == before
+
+    report = json.loads(path.read_text())
+    assert report["benchmark"] == "overhead"
+    assert report["version"] == 2
+    assert report["pictures"] == ["one.png", "two.png", "three.png"]
+    assert report["largest_difference"] < 1e-3
+    assert report["environment"]["tritonserver"]
+    assert report["environment"]["command"].startswith("python -m benchmarks overhead --model tiny")
+
+    rows = {(row["arrangement"], row["concurrency"]): row for row in report["rows"]}
+    assert set(rows) == {(name, n) for name in ("in process", "gRPC", "shared memory") for n in (1, 4)}
+    for (name, callers), row in rows.items():
+        throughput, ratio = row["throughput_images_per_s"], row["ratio"]
+        assert 0 < throughput["lowest"] <= throughput["median"] <= throughput["highest"]
+        assert 0 < row["latency_p50_ms"] <= row["latency_p99_ms"]
+        assert 0 < ratio["lowest"] <= ratio["median"] <= ratio["highest"]
+        assert row["calls"] > 0
+        if name == "in process":
+            assert ratio == {"median": 1, "lowest": 1, "highest": 1}
+            assert row["server"] is None
+            continue
+        server = row["server"]
+        # Calls outside the window reach the server too.
+        assert server["requests"] >= row["calls"]
+        assert 1 <= server["mean_batch"] <= callers
+        times = [server[f"{part}_ms"] for part in ("queue", "compute_input", "compute_infer", "compute_output")]
+        assert min(times) > 0
+    targets = {(target["arrangement"], target["concurrency"]): target for target in report["targets"]}
+    assert {key: target["required"] for key, target in targets.items()} == {
+        ("gRPC", 4): 0.85,
+        ("shared memory", 4): 0.92,
+    }
+    for key, target in targets.items():
+        assert target["reached"] == rows[key]["ratio"]["median"]
+        assert target["met"] == (target["reached"] >= target["required"])
+
+    printed = capsys.readouterr().out
+    assert str(targets["gRPC", 4]["required"]) in printed
+    assert printed.splitlines()[-1].endswith(report["environment"]["command"])
+
+
+def test_check_turns_a_missed_target_into_exit_code_3(repository, pictures, monkeypatch):
+    monkeypatch.setattr("benchmarks.overhead.TARGETS", {("gRPC", 4): 1e9})
+    argv = ["overhead", "--model", "tiny", "--repository", str(repository), "--check"]
+    argv += ["--repeats", "1", "--duration-s", "0.2", "--settle-s", "0.05", "--images", *map(str, pictures)]
+    assert main(argv) == 3
+
+
+def test_a_picture_that_cannot_be_read_is_one_line(repository, tmp_path, capsys):
+    (tmp_path / "empty.jpg").touch()
+    argv = ["overhead", "--model", "tiny", "--repository", str(repository), "--images", str(tmp_path / "empty.jpg")]
+    assert main(argv) == 2
+    assert capsys.readouterr().err == f"error: --images: {tmp_path / 'empty.jpg'}: the file is empty\n"
+
+
+def test_sigterm_leaves_no_region_and_no_server(repository, pictures):
+    before = regions()
+    argv = ["overhead", "--model", "tiny", "--repository", str(repository), "--images", *map(str, pictures)]
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks", *argv], stderr=subprocess.PIPE, text=True)
+    try:
+        for line in process.stderr:
+            if line.startswith("turn 1 "):
+                break
+        time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+    assert regions() == before
+    assert not [each for each in Path("/proc").glob("[0-9]*/cmdline") if names(each, repository)]
+
+
+def names(cmdline, repository):
+    try:
+        return os.fsencode(repository) in cmdline.read_bytes()
+    except OSError:
+        return False
