@@ -223,10 +223,14 @@ def build_module(description: object, *, classes: int | None, origin: str) -> nn
         WeightsError: the description is malformed, names what is no layer, or is not a detector.
     """
     checked = _checked_description(description, origin)
+    if classes is not None:
+        checked["nc"] = classes
+    if checked.get("scales") and not checked.get("scale"):
+        checked["scale"] = next(iter(checked["scales"]))  # what Ultralytics takes too, with a warning
     from ultralytics.nn.tasks import DetectionModel
 
     try:
-        model: nn.Module = DetectionModel(checked, ch=checked.get("channels", 3), nc=classes, verbose=False)
+        model: nn.Module = DetectionModel(checked, ch=checked.get("channels", 3), verbose=False)
     except Exception as e:  # whatever Ultralytics' parser stumbles over is the description's fault
         raise WeightsError(f"the model description of {origin} cannot be built: {type(e).__name__}: {e}.") from e
     return model

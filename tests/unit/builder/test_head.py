@@ -235,3 +235,38 @@ def test_preprocessing_is_ultralytics_own() -> None:
     expected = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).float()
     expected /= 255
     assert torch.equal(pixels, expected)
+
+
+def rounds_to_settle(matrix_BKK: torch.Tensor) -> int:
+    """Iterations until nothing changes: how near real sets come to the bound."""
+    before = torch.ones(matrix_BKK.shape[:2])
+    for count in range(matrix_BKK.shape[1] + 1):
+        after = greedy_keep(matrix_BKK, count + 1)
+        if torch.equal(before, after):
+            return count
+        before = after
+    raise AssertionError("a fixed point is reached after as many rounds as there are boxes")
+
+
+@pytest.mark.parametrize("iou", [0.45, 0.7])
+def test_real_box_sets_are_suppressed_as_greedy_does_and_far_from_the_bound(iou: float) -> None:
+    import cv2
+
+    from builder.accuracy import torch_reference
+    from builder.weights import load_network
+    from tests.unit.examples.test_generate import SAMPLE, generate
+
+    size = generate.Size(640, 640)
+    jpegs = [generate.encoded_image(seed, "unseen", 0, size)[0] for seed in range(8)]
+    images = np.stack([cv2.imdecode(np.frombuffer(j, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] for j in jpegs])
+    reference = torch_reference(load_network(SAMPLE / "shapes.pt"), images, iou, 300)
+    confidence_BA = reference.probabilities.max(-1)
+    order = np.argsort(-confidence_BA, axis=1, kind="stable")[:, :512]
+    boxes_BK4 = np.take_along_axis(reference.boxes_xyxy, order[..., None], 1)
+    classes_BK = np.take_along_axis(reference.probabilities.argmax(-1), order, 1).astype(np.float32)
+    ours = in_graph(boxes_BK4, classes_BK, iou)
+    for b in range(len(images)):
+        assert np.array_equal(ours[b], greedy_nms(boxes_BK4[b], classes_BK[b], iou))
+    assert ours.sum() < ours.size / 2, "most candidates are copies"
+    matrix = suppression_matrix(torch.from_numpy(boxes_BK4), torch.from_numpy(classes_BK), iou)
+    assert rounds_to_settle(matrix) <= ITERATIONS // 2
