@@ -34,13 +34,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             # What Pillow finds odd in a file comes as an error, or does not matter to the pixels.
             warnings.filterwarnings("ignore", module="PIL")
             exit_code: int = arguments.run(arguments)
-        sys.stdout.flush()
+        print(end="", flush=True)
     except ClientError as error:
         _complain(error)
         return 1
-    except BrokenPipeError:
-        # The reader has enough, as in "| head -1". What is left in the buffer must not fail again at exit.
+    except OSError as error:
+        # What is left in the buffer must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of a pipe may have enough, as in "| head -1"; a full disk is worth a word.
+        if not isinstance(error, BrokenPipeError):
+            _complain(ClientError(f"cannot write the output: {error.strerror}"))
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -490,3 +490,10 @@ class TestCommandLine:
             process.stdout.close()
             assert process.stderr.read() == ""
         assert process.returncode == 1
+
+    def test_output_that_cannot_be_written_is_one_line(self, url: str, image: Path) -> None:
+        command = [sys.executable, "-m", "clients", "detect", str(image), "--url", url, "--model", "painted"]
+        with Path("/dev/full").open("w") as full:
+            result = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert result.returncode == 1
+        assert result.stderr == "error: cannot write the output: No space left on device\n"

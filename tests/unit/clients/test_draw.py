@@ -47,3 +47,12 @@ def test_pictures_of_any_size_are_drawn_into(size: tuple[int, int]) -> None:
 
 def test_box_without_an_area_is_no_problem() -> None:
     draw(np.zeros((50, 50, 3), np.uint8), one(50, 50, 50, 50, name=""))
+
+
+@pytest.mark.parametrize("box", [(0, 0, 40, 30), (360, 0, 400, 30), (360, 270, 400, 300)])
+def test_label_at_the_rim_is_whole(box: tuple[float, ...]) -> None:
+    def letters(drawn: np.ndarray) -> int:
+        return int((drawn > 180).all(axis=2).sum())
+
+    picture = np.zeros((300, 400, 3), np.uint8)
+    assert letters(draw(picture, one(*box))) == letters(draw(picture, one(180, 140, 220, 170))) > 50
