@@ -231,15 +231,23 @@ class TestDetectBatch:
             assert results == [detector.detect(image) for image in images]
 
     def test_no_more_requests_are_sent_than_the_largest_batch_needs(self, server: TritonServer, url: str) -> None:
-        def requests() -> tuple[int, int]:
+        def counted() -> tuple[int, int]:
+            """Requests and images so far; the server counts an answer shortly after it has sent it."""
+            last, now = None, statistics()
+            while now != last:
+                time.sleep(0.3)
+                last, now = now, statistics()
+            return now
+
+        def statistics() -> tuple[int, int]:
             with triton.InferenceServerClient(server.grpc_url.removeprefix("grpc://")) as client:
                 stats = client.get_inference_statistics("painted").model_stats[0]
             return stats.inference_stats.success.count, stats.inference_count
 
         with Detector(url, "painted") as detector:
-            sent, images = requests()
+            requests, images = counted()
             detector.detect_batch([picture(50, 50, {})] * 10)
-            assert requests() == (sent + 3, images + 10)
+            assert counted() == (requests + 3, images + 10)
 
     def test_nothing_in_nothing_out(self, url: str) -> None:
         with Detector(url, "painted") as detector:
