@@ -8,6 +8,7 @@ import dataclasses
 import http.client
 import ipaddress
 import json
+import math
 import os
 import secrets
 import signal
@@ -186,6 +187,8 @@ class TritonServer:
             f"--metrics-address={self._address}",
             f"--metrics-port={options.metrics_port}",
             f"--backend-config=python,shm-region-prefix-name={self._region_prefix}",
+            # By default Triton gives up on a model that starts for 30 s, and then waits for its process for ever.
+            f"--backend-config=python,stub-timeout-seconds={math.ceil(options.ready_timeout_s)}",
         ]
         if installation.backends:
             arguments.append(f"--backend-directory={installation.backends}")
