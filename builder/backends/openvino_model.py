@@ -6,8 +6,9 @@ The tensors' names, types and shapes come from the model configuration, and so d
 - ``inference_precision``: OpenVINO's name of the arithmetic; ``f32`` by default.
 
 The graph is compiled for one image, never for a batch: on a CPU an image costs as much in a batch as alone, a fixed
-shape is faster than a free one, and no batch size is then slower when it comes for the first time. A lone image gets
-all threads; the images of a batch run side by side, each on its own share of the threads.
+shape is faster than a free one, and no batch size is then slower when it comes for the first time. The images of a
+batch run side by side, as many at a time as keep all threads busy: of seven images on four threads, four run on one
+thread each, then two on two threads each, then the last on all four.
 
 Legend: N images of one call, B images of one request, leading 1 = one image.
 """
@@ -45,18 +46,12 @@ class TritonPythonModel:
                 raise pb_utils.TritonModelException(f"input {name}: expected a fixed size, got {list(shape)}")
         self._outputs = {tensor["name"]: _shape_and_dtype(tensor) for tensor in config["output"]}
 
-        model = self._read_model(Path(args["model_repository"]) / args["model_version"] / "model.onnx")
-        threads = _inference_threads(config)
-        self._streams = min(threads, max_batch_size)
-        one_stream = _compiled(model, config, threads, streams=1)
-        self._alone = one_stream.create_infer_request()
-        self._shared = _compiled(model, config, threads, streams=self._streams) if self._streams > 1 else one_stream
-        self._reserve(max_batch_size)
-        # Triton's own warmup, where the configuration has one, comes by the same way after this.
-        if not config["model_warmup"]:
-            zeros = {name: np.zeros((1, *shape), dtype) for name, (shape, dtype) in self._inputs.items()}
-            self._infer([zeros])
-            self._infer([zeros] * max_batch_size)
+        self._results = self._rows(max_batch_size)
+        graph = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
+        self._requests = self._compiled(graph, config, _inference_threads(config))
+        zeros = {name: np.zeros((1, *shape), dtype) for name, (shape, dtype) in self._inputs.items()}
+        for streams in self._requests:
+            self._infer([zeros] * streams)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer the requests of one call, one response each, in their order."""
@@ -81,60 +76,68 @@ class TritonPythonModel:
             for size, end in zip(sizes, ends, strict=True)
         ]
 
-    def _read_model(self, graph: Path) -> ov.Model:
-        """The graph for one image; its outputs must be those of the configuration."""
-        model = ov.Core().read_model(graph)
+    def _compiled(self, graph: Path, config: dict[str, Any], threads: int) -> dict[int, list[ov.InferRequest]]:
+        """The requests that run side by side, by the number of streams that share the threads."""
+        # One Core for all: when the second of two is gone, the next signal may kill the process (OpenVINO 2026.4).
+        core = ov.Core()
+        model = core.read_model(graph)
         model.reshape({name: ov.PartialShape([1, *shape]) for name, (shape, _) in self._inputs.items()})
+        self._check_outputs(model)
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            # OpenVINO pins from the first core on: two processes with fewer threads than cores would share one core.
+            "ENABLE_CPU_PINNING": threads >= _cores(),
+            # On a CPU with AMX, OpenVINO would choose bf16 by itself.
+            "INFERENCE_PRECISION_HINT": _parameter(config, "inference_precision", "f32"),
+        }
+        requests = {}
+        for streams in _widths(threads, config["max_batch_size"]):
+            compiled = core.compile_model(model, "CPU", {**settings, "NUM_STREAMS": streams})
+            rounds = config["max_batch_size"] // streams
+            requests[streams] = [compiled.create_infer_request() for _ in range(rounds * streams)]
+        return requests
+
+    def _check_outputs(self, model: ov.Model) -> None:
         for name, (shape, dtype) in self._outputs.items():
             output = model.output(name)
-            if output.element_type.to_dtype() != dtype or not output.partial_shape.compatible(
-                ov.PartialShape([1, *shape])
-            ):
+            given_dtype, given_shape = output.element_type.to_dtype(), output.partial_shape
+            if given_dtype != dtype or not given_shape.compatible(ov.PartialShape([1, *shape])):
                 raise pb_utils.TritonModelException(
                     f"output {name}: the configuration says {dtype} {[1, *shape]}, model.onnx gives "
-                    f"{output.element_type.to_dtype()} {output.partial_shape}; build this version again"
+                    f"{given_dtype} {given_shape}; build this version again"
                 )
-        return model
 
-    def _reserve(self, images: int) -> None:
-        """Have room for the results of so many images, and for each row of it a request that writes there."""
-        self._results = {name: np.empty((images, *shape), dtype) for name, (shape, dtype) in self._outputs.items()}
-        self._side_by_side = [self._shared.create_infer_request() for _ in range(images)]
+    def _rows(self, images: int) -> dict[str, npt.NDArray[Any]]:
+        """Room for the outputs of so many images."""
+        return {name: np.empty((images, *shape), dtype) for name, (shape, dtype) in self._outputs.items()}
 
     def _infer(self, images: list[Image]) -> None:
         """Write the results of each image to its row."""
-        if len(images) > len(self._side_by_side):
-            self._reserve(len(images))
-        # One image more than the streams can share evenly would run on one stream while the others idle.
-        lone = len(images) == 1 or len(images) % self._streams == 1
-        together = len(images) - lone
-        for row in range(together):
-            self._start(self._side_by_side[row], images[row], row)
-        for request in self._side_by_side[:together]:
-            request.wait()
-        if lone:
-            self._start(self._alone, images[together], together)
-            self._alone.wait()
-
-    def _start(self, request: ov.InferRequest, image: Image, row: int) -> None:
-        for name, tensor_1 in image.items():
-            request.set_tensor(name, ov.Tensor(tensor_1, shared_memory=True))
-        for name, results_N in self._results.items():
-            request.set_tensor(name, ov.Tensor(results_N[row : row + 1], shared_memory=True))
-        request.start_async()
+        if len(images) > len(next(iter(self._results.values()))):
+            self._results = self._rows(len(images))
+        first = 0
+        while first < len(images):
+            left = len(images) - first
+            streams = max(width for width in self._requests if width <= left)
+            started = self._requests[streams][: left // streams * streams]
+            for row, request in enumerate(started, first):
+                for name, tensor_1 in images[row].items():
+                    request.set_tensor(name, ov.Tensor(tensor_1, shared_memory=True))
+                for name, results_N in self._results.items():
+                    request.set_tensor(name, ov.Tensor(results_N[row : row + 1], shared_memory=True))
+                request.start_async()
+            for request in started:
+                request.wait()
+            first += len(started)
 
 
-def _compiled(model: ov.Model, config: dict[str, Any], threads: int, *, streams: int) -> ov.CompiledModel:
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": streams,
-        "INFERENCE_NUM_THREADS": threads,
-        # OpenVINO pins from the first core on: two processes with fewer threads than cores would share one core.
-        "ENABLE_CPU_PINNING": threads >= _cores(),
-        # On a CPU with AMX, OpenVINO would choose bf16 by itself.
-        "INFERENCE_PRECISION_HINT": _parameter(config, "inference_precision", "f32"),
-    }
-    return ov.Core().compile_model(model, "CPU", settings)
+def _widths(threads: int, max_batch_size: int) -> list[int]:
+    """How many images may run side by side: the powers of two that share the threads evenly."""
+    widths = [1]
+    while threads % (2 * widths[-1]) == 0 and 2 * widths[-1] <= max_batch_size:
+        widths.append(2 * widths[-1])
+    return widths
 
 
 def _shape_and_dtype(tensor: dict[str, Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:

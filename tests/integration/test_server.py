@@ -108,7 +108,9 @@ def repository(tmp_path_factory, write_model):
     batched = "dynamic_batching { max_queue_delay_microseconds: %d }"
     warmup = 'inputs { key: "images" value { data_type: TYPE_UINT8 dims: [4, 3] zero_data: true } }'
     write_model(folder, "plain")
-    write_model(folder, "one_thread", more='parameters { key: "inference_threads" value { string_value: "1" } }')
+    for count, name in ((1, "one_thread"), (3, "three_threads"), (4, "four_threads")):
+        threads = f'parameters {{ key: "inference_threads" value {{ string_value: "{count}" }} }}'
+        write_model(folder, name, more=threads)
     write_model(folder, "batched", more=batched % (PATIENT_S * 1_000_000))
     write_model(
         folder,
@@ -182,8 +184,8 @@ def test_metrics_are_served(server):
         assert b"nv_inference_count" in answer.read()
 
 
-@pytest.mark.parametrize("model", ["plain", "one_thread", "warmed"])
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 8])
+@pytest.mark.parametrize("model", ["plain", "one_thread", "three_threads", "four_threads", "warmed"])
+@pytest.mark.parametrize("size", range(1, 9))
 def test_every_batch_size_gets_its_own_numbers(client, model, size):
     images = images_of(size, seed=size)
     np.testing.assert_array_equal(client.infer(model, images), expected_sums(images))
