@@ -221,7 +221,7 @@ def finish(output: Array, spec: HeadSpec) -> list[Array]:
 
 def matches(ours_N6: Array, theirs_N6: Array) -> list[tuple[int, int]]:
     """Pairs (i, j) of the same class at IoU 0.9 or more, each used once, the best overlaps first."""
-    overlap = _iou(ours_N6[:, :4], theirs_N6[:, :4]) * (ours_N6[:, None, 5] == theirs_N6[None, :, 5])
+    overlap = overlaps(ours_N6[:, :4], theirs_N6[:, :4]) * (ours_N6[:, None, 5] == theirs_N6[None, :, 5])
     pairs: list[tuple[int, int]] = []
     for flat in np.argsort(-overlap, axis=None, kind="stable"):
         i, j = divmod(int(flat), overlap.shape[1])
@@ -282,7 +282,8 @@ def _finished(prediction: Array, iou: float, max_detections: int) -> list[Array]
     return [rows.numpy() for rows in kept]
 
 
-def _iou(a_N4: Array, b_M4: Array) -> Array:
+def overlaps(a_N4: Array, b_M4: Array) -> Array:
+    """IoU [N, M] of boxes x1 y1 x2 y2."""
     low = np.maximum(a_N4[:, None, :2], b_M4[None, :, :2])
     high = np.minimum(a_N4[:, None, 2:], b_M4[None, :, 2:])
     intersection = np.clip(high - low, 0, None).prod(-1)

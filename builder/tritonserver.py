@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from builder.cache import default_root
 from builder.errors import ServerError
 
 WHEEL = "nvidia-pytriton"
@@ -74,7 +75,7 @@ def installation_in_wheel(wheel: Path, python: str) -> Installation:
     # Installers differ in whether they keep a package file's run bit, and the environment may be read-only.
     if not os.access(executable, os.X_OK):
         files["bin/tritonserver"] = executable
-    prepared = _prepared(_cache_folder() / f"tritonserver-{version}-py{python}", files)
+    prepared = _prepared(default_root() / f"tritonserver-{version}-py{python}", files)
     if "bin/tritonserver" in files:
         executable = prepared / "bin" / "tritonserver"
 
@@ -85,14 +86,12 @@ def installation_in_wheel(wheel: Path, python: str) -> Installation:
         backends=prepared / "backends",
         environment={
             "LD_LIBRARY_PATH": os.pathsep.join([*libraries, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]),
+            # model.py lies in the repository, which is no place for bytecode.
+            "PYTHONDONTWRITEBYTECODE": "1",
             # The embedded Python takes its prefix, and so its packages, from the python3 that it finds first.
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         },
     )
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolo-triton"
 
 
 def _prepared(folder: Path, files: dict[str, Path]) -> Path:

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import ultralytics
-from PIL import Image
+
+from clients.images import read_image
+from clients.letterbox import letterbox
 
 FAMILIES = ("yolov8n", "yolo11n", "yolo12n", "yolov10n", "yolo26n")
 ASSETS = Path(ultralytics.__file__).parent / "assets"
 
 
 def photographs(size: int) -> np.ndarray:
-    """Uint8 [2, size, size, 3]: two real pictures, squeezed into a square."""
-    return np.stack([np.asarray(Image.open(ASSETS / n).resize((size, size))) for n in ("bus.jpg", "zidane.jpg")])
+    """Uint8 [2, size, size, 3]: two real pictures as a client sends them."""
+    return np.stack([letterbox(read_image(ASSETS / name), (size, size))[0] for name in ("bus.jpg", "zidane.jpg")])
 
 
 def live_model(family: str, *, classes: int = 3, size: int = 160, seed: int = 0, gain: float = 6.0):
