@@ -25,7 +25,7 @@ class Batch:
     """Images made ready for one request, and what is needed to read its answer."""
 
     contract: Contract
-    images_BHWC: NDArray[np.uint8]  # noqa: N815 -- its layout
+    images_BHWC: NDArray[np.uint8]
     """uint8 [B, H, W, 3], RGB, letterboxed, contiguous: the very bytes of the request."""
     letterboxes: tuple[Letterbox, ...]
 

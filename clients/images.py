@@ -44,7 +44,7 @@ class ChannelOrder(enum.StrEnum):
 class Pixels:
     """A decoded picture."""
 
-    array_HWC: NDArray[np.uint8]  # noqa: N815 -- its layout
+    array_HWC: NDArray[np.uint8]
     """uint8 [H, W, 3]; it may be a view into the caller's array."""
     order: ChannelOrder
 

@@ -233,7 +233,8 @@ def test_reason_is_each_failed_models_row_without_its_call_stack():
             "port 18001 of 127.0.0.1 is in use; free it or choose another with --grpc-port",
         ),
         (
-            "[libprotobuf ERROR text_format.cc:337] Error parsing text-format inference.ModelConfig: 1:48: Expected int\n"
+            "[libprotobuf ERROR text_format.cc:337] "
+            "Error parsing text-format inference.ModelConfig: 1:48: Expected int\n"
             "E1121 model_repository_manager.cc:1460] \"Poll failed for model directory 'bad': failed to "
             'read text proto from r/bad/config.pbtxt"',
             "failed to read text proto from r/bad/config.pbtxt "
