@@ -151,6 +151,16 @@ def regions_of(pid):
     return list(Path("/dev/shm").glob(f"yolo_triton_{pid}_*"))
 
 
+def waiting_requests(server, model):
+    with urllib.request.urlopen(server.metrics_url) as answer:
+        lines = answer.read().decode().splitlines()
+    return next(
+        float(line.split()[-1])
+        for line in lines
+        if line.startswith(f'nv_inference_pending_request_count{{model="{model}"')
+    )
+
+
 def wait_until(condition):
     deadline = time.monotonic() + PATIENT_S
     while not condition():
@@ -230,7 +240,8 @@ def test_full_queue_and_expired_request_are_rejected(tmp_path, write_model, trit
     more = "dynamic_batching { default_queue_policy { %s default_timeout_microseconds: %d } }"
     full = write_model(tmp_path, "full", code=GATED, more=more % (policy, 0))
     expired = write_model(tmp_path, "expired", code=GATED, more=more % (policy, 1000))
-    client = Client(triton_server(tmp_path))
+    server = triton_server(tmp_path)
+    client = Client(server)
 
     outcomes = {"full": [], "expired": []}
 
@@ -250,7 +261,9 @@ def test_full_queue_and_expired_request_are_rejected(tmp_path, write_model, trit
     assert outcomes["full"] == ["[request id: <id_unknown>] Exceeds maximum queue size"]
 
     send("expired")
-    time.sleep(0.1)
+    wait_until(lambda: waiting_requests(server, "expired") == 1)
+    # Longer than the millisecond that a request may wait; Triton looks for it when the model is free again.
+    time.sleep(0.05)
     assert outcomes["expired"] == []
     for model in (full, expired):
         (model / "open").touch()

@@ -235,7 +235,7 @@ def test_reason_is_each_failed_models_row_without_its_call_stack():
         (
             "[libprotobuf ERROR text_format.cc:337] "
             "Error parsing text-format inference.ModelConfig: 1:48: Expected int\n"
-            "E1121 model_repository_manager.cc:1460] \"Poll failed for model directory 'bad': failed to "
+            "E1121 manager.cc:1460] \"Poll failed for model directory 'bad': failed to "
             'read text proto from r/bad/config.pbtxt"',
             "failed to read text proto from r/bad/config.pbtxt "
             "(Error parsing text-format inference.ModelConfig: 1:48: Expected int)",
