@@ -10,7 +10,7 @@ from typing import Self
 from clients.batches import batch_of_one, batches
 from clients.contract import contract_from_config
 from clients.detections import Detections
-from clients.images import ImageSource
+from clients.images import ImageSource, load_decoders
 from clients.transport import connect
 
 CONNECT_TIMEOUT_S = 5.0
@@ -40,6 +40,8 @@ class Detector:
         if not (timeout_s > 0 and math.isfinite(timeout_s)):
             raise ValueError(f"expected timeout_s in seconds above 0, got {timeout_s}")
         self._timeout_s = timeout_s
+        # Here, so that the first picture takes no longer than those after it.
+        load_decoders()
         self._transport = connect(url)
         try:
             config = self._transport.model_config(model, version, min(timeout_s, CONNECT_TIMEOUT_S))

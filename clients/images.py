@@ -78,6 +78,13 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryvie
 """A path, the bytes of an encoded image, a BGR, BGRA or grey uint8 array as OpenCV reads it, or decoded pixels."""
 
 
+def load_decoders() -> None:
+    """Import what decodes and resizes pictures, 50 to 100 ms that the first picture would pay for otherwise."""
+    import cv2  # noqa: F401
+
+    _decoder(b"")
+
+
 def read_image(source: ImageSource) -> NDArray[np.uint8]:
     """Read an image as contiguous RGB pixels, uint8 [H, W, 3].
 
