@@ -46,6 +46,9 @@ DRAIN_S = 10
 LOG_TAIL_LINES = 1000
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- Triton's Python backend has its regions there
 
+SHARED_MEMORY_BYTES = 32 << 20
+"""Each instance's region to begin with; a file on tmpfs, whose pages are taken only when they are used."""
+
 ModelState = tuple[str, str, str]
 """Name, version and state of a model, as Triton's repository index has them."""
 
@@ -187,6 +190,9 @@ class TritonServer:
             f"--metrics-address={self._address}",
             f"--metrics-port={options.metrics_port}",
             f"--backend-config=python,shm-region-prefix-name={self._region_prefix}",
+            # Room for every model's batches from the start: the region begins with 1 MB, less than one image, and grows
+            # and moves while model processes read it, which was seen to crash one in some hundred of them under load.
+            f"--backend-config=python,shm-default-byte-size={SHARED_MEMORY_BYTES}",
             # By default Triton gives up on a model that starts for 30 s, and then waits for its process for ever.
             f"--backend-config=python,stub-timeout-seconds={math.ceil(options.ready_timeout_s)}",
         ]

@@ -86,8 +86,6 @@ def installation_in_wheel(wheel: Path, python: str) -> Installation:
         backends=prepared / "backends",
         environment={
             "LD_LIBRARY_PATH": os.pathsep.join([*libraries, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]),
-            # model.py lies in the repository, which is no place for bytecode.
-            "PYTHONDONTWRITEBYTECODE": "1",
             # The embedded Python takes its prefix, and so its packages, from the python3 that it finds first.
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         },

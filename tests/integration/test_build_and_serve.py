@@ -146,7 +146,8 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_nothing_published_names_the_building_machine(repository: Path, weights: Path) -> None:
     for file in (repository / "plant").rglob("*"):
-        if file.is_file():
+        # Triton's embedded Python writes its bytecode beside model.py, whatever the environment says.
+        if file.is_file() and file.parent.name != "__pycache__":
             content = file.read_bytes()
             for place in (str(weights.parent), str(ROOT), str(repository)):
                 assert place.encode() not in content, (file, place)
@@ -219,8 +220,12 @@ def test_the_sample_finds_the_shapes_on_a_picture_that_it_has_not_seen(
         found = detector.detect(SAMPLE / "unseen.jpg", confidence=0.5)
     ours = np.column_stack([found.xyxy, found.confidence, found.class_id])
     theirs = np.array([[*box.xyxy, 1.0, box.class_id] for box in truth], np.float32)
-    hits = sum(
-        any(o[5] == t[5] and accuracy.overlaps(o[None, :4], t[None, :4])[0, 0] > 0.5 for o in ours) for t in theirs
-    )
-    assert hits >= 0.85 * len(truth)
-    assert len(ours) <= len(truth) + 4
+    hits = (accuracy.overlaps(ours[:, :4], theirs[:, :4]) > 0.5) & (ours[:, None, 5] == theirs[None, :, 5])
+    assert hits.any(0).mean() >= 0.85
+
+    from ultralytics import YOLO
+
+    local = YOLO(SAMPLE / "shapes.pt")(SAMPLE / "unseen.jpg", conf=0.5, imgsz=640, rect=False, verbose=False)[0].boxes
+    reference = np.column_stack([local.xyxy.numpy(), local.conf.numpy(), local.cls.numpy()])
+    # FP16 may move a confidence over the threshold.
+    assert len(accuracy.matches(ours, reference)) >= max(len(ours), len(reference)) - 1
