@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.environment import environment
 from benchmarks.figures import Spread, Window, percentile_ms, ratios
 from benchmarks.in_process import Arrangement, answers, quickest_arrangement
 from benchmarks.load import Call, measure
+from benchmarks.machine import OtherLoad, environment
 from benchmarks.overhead_report import OverheadReport, Row, Target
 from benchmarks.pictures import letterboxed, picture_paths
 from benchmarks.served import (
@@ -67,9 +67,11 @@ def measure_overhead(options: OverheadOptions, argv: Sequence[str], progress: Ca
         }
         in_process = {n: quickest_arrangement(model, pictures_PHWC, n, options.duration_s) for n in CONCURRENCIES}
         run = _Run(options, server, in_process, served)
+        others = OtherLoad(server.pid)
         for turn in range(options.repeats):
             run.turn()
             progress(f"turn {turn + 1} of {options.repeats}: {run.last_turn_text()}")
+        other_cpu_share = others.share()
         return OverheadReport(
             model=options.model,
             version=model.version,
@@ -81,6 +83,7 @@ def measure_overhead(options: OverheadOptions, argv: Sequence[str], progress: Ca
             duration_s=options.duration_s,
             in_process={n: arrangement.description for n, arrangement in in_process.items()},
             largest_difference=_largest_difference(model, pictures_PHWC, served),
+            other_cpu_share=other_cpu_share,
             rows=run.rows(),
             targets=run.targets(),
             environment=environment(argv, tritonserver=server_version(server)),

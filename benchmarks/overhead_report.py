@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.figures import Spread
+from benchmarks.machine import other_load_text
 from benchmarks.tables import key_values, table
 
 
@@ -84,6 +85,8 @@ class OverheadReport:
     """How the graph was arranged in process, by concurrency."""
     largest_difference: float
     """Between a number of an answer of tritonserver and the same number in process."""
+    other_cpu_share: float
+    """See ``machine.OtherLoad``."""
     rows: tuple[Row, ...]
     targets: tuple[Target, ...]
     environment: dict[str, str]
@@ -106,6 +109,7 @@ class OverheadReport:
             *(f"in process, {callers} caller(s): {how}" for callers, how in self.in_process.items()),
             "served: one client process; each caller is a thread with a channel of its own",
             f"largest difference between an answer of tritonserver and one in process: {self.largest_difference:g}",
+            other_load_text(self.other_cpu_share),
             "",
             table(
                 ("", "callers", "images/s", "p50 ms", "p99 ms", "ratio (lowest-highest)", "calls"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.figures import Spread
+from benchmarks.machine import other_load_text
 from benchmarks.tables import key_values, table
 
 
@@ -62,6 +63,8 @@ class VersusReport:
     calls: int
     boxes: dict[str, tuple[int, ...]]
     """How many each client found in each picture."""
+    other_cpu_share: float
+    """See ``machine.OtherLoad``."""
     rows: tuple[Row, ...]
     targets: tuple[Target, ...]
     environment: dict[str, str]
@@ -82,6 +85,8 @@ class VersusReport:
             f"{self.weights} at {height}x{width}, image to boxes, one request at a time; one tritonserver has both",
             f"{self.repeats} turns, {self.calls} calls of each row for each picture in each",
             "ultralytics.YOLO(): the layout of Ultralytics' Triton guide, served by OpenVINO in place of onnxruntime",
+            other_load_text(self.other_cpu_share),
+            "",
             table(("boxes found", *self.pictures), [(name, *map(str, found)) for name, found in self.boxes.items()]),
             "",
             table(("", "p50 ms", "p99 ms", "calls"), [row.cells() for row in self.rows]),

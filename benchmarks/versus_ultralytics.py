@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.environment import environment
 from benchmarks.figures import Spread, percentile_ms, ratios
 from benchmarks.guide_layout import write_guide_model
+from benchmarks.machine import OtherLoad, environment
 from benchmarks.pictures import picture_paths
 from benchmarks.served import server_version, triton_server
 from benchmarks.versus_report import Row, Target, VersusReport
@@ -67,6 +67,7 @@ def measure_versus(options: VersusOptions, argv: Sequence[str], progress: Callab
         boxes = {name: tuple(detect(path) for path in sources["file"]) for name, detect in clients.items()}
         medians: dict[tuple[str, str], list[float]] = {}
         latencies: dict[tuple[str, str], list[float]] = {}
+        others = OtherLoad(server.pid)
         for turn in range(options.repeats):
             for source, pictures in sources.items():
                 for name, detect in clients.items():
@@ -74,6 +75,7 @@ def measure_versus(options: VersusOptions, argv: Sequence[str], progress: Callab
                     latencies.setdefault((source, name), []).extend(timed)
                     medians.setdefault((source, name), []).append(percentile_ms(timed, 50))
             progress(f"turn {turn + 1} of {options.repeats}")
+        other_cpu_share = others.share()
         return VersusReport(
             weights=options.weights.name,
             imgsz=built.network.imgsz,
@@ -81,6 +83,7 @@ def measure_versus(options: VersusOptions, argv: Sequence[str], progress: Callab
             repeats=options.repeats,
             calls=options.calls,
             boxes=boxes,
+            other_cpu_share=other_cpu_share,
             rows=tuple(
                 Row(
                     source=source,
