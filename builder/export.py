@@ -149,6 +149,8 @@ def export_module(
                 output_names=list(outputs),
                 dynamic_axes=axes,
             )
+    except OSError:
+        raise  # a full disk is not the network's fault
     except Exception as e:  # the exporter raises RuntimeError, TypeError and its own kinds alike
         raise ExportError(f"the network cannot be written as ONNX: {str(e).splitlines()[0]}") from e
     model = onnx.load(path)

@@ -48,7 +48,8 @@ class Stages:
         self.images = self.spec.images or bundled_images()
         for image in self.images:
             if not image.is_file():
-                raise SpecError(f"--images {image}: no such file.")
+                found = "a folder: name the pictures in it" if image.is_dir() else "no such file"
+                raise SpecError(f"--images {image}: {found}.")
 
     def network(self) -> NetworkModel:
         """The network's graph in FP32."""

@@ -17,6 +17,8 @@ from __future__ import annotations
 import ast
 import contextlib
 import re
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,6 +107,8 @@ def find_weights(path: Path) -> Path:
     Raises:
         WeightsError: there is no such file, or it cannot be downloaded; the message names the sample.
     """
+    if path.is_dir():
+        raise WeightsError(f"{path} is a folder; expected a .pt or .onnx file.")
     if path.exists():
         if path.suffix.lower() == ".pt":
             check_file(path)
@@ -147,6 +151,7 @@ def load_network(
         WeightsError: the file is no checkpoint, is no detector, names what it must not, or its keys do not fit.
     """
     check_file(path)
+    _check_archive(path)
     content = _unpickle(path, trust=trust)
     model = _model_entry(content)
     if isinstance(model, Mapping):
@@ -205,6 +210,17 @@ def check_file(path: Path) -> None:
             f"{path} is not a PyTorch checkpoint (it starts with {start[:8]!r}, expected a zip archive). If it was "
             "saved by a PyTorch before 1.6, save it again with a newer one."
         )
+
+
+def _check_archive(path: Path) -> None:
+    """Compare the archive's members with their checksums: torch does not, and damaged weights would be published."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, zlib.error) as e:
+        raise WeightsError(_damaged(path, e)) from e
+    if damaged:
+        raise WeightsError(f"{path} is damaged: its part {damaged} fails its checksum. Download or copy it again.")
 
 
 def unsafe_globals(path: Path) -> list[str]:
@@ -353,13 +369,17 @@ def _state_dict(shell: Any, prefix: str = "") -> dict[str, torch.Tensor]:
     attributes = shell.__dict__
     transient = attributes.get("_non_persistent_buffers_set") or ()
     for group in ("_parameters", "_buffers"):
-        for name, value in (attributes.get(group) or {}).items():
+        for name, value in _mapping(attributes.get(group)).items():
             if _is_tensor(value) and name not in transient:
                 state[prefix + name] = value
-    for name, child in (attributes.get("_modules") or {}).items():
-        if child is not None:
+    for name, child in _mapping(attributes.get("_modules")).items():
+        if isinstance(child, _Shell):
             state |= _state_dict(child, f"{prefix}{name}.")
     return state
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _without_prefix(key: str) -> str:
@@ -440,6 +460,8 @@ def _are_literals(arguments: str) -> bool:
 
 def _names_tuple(names: object) -> tuple[str, ...] | None:
     if isinstance(names, Mapping):
+        if set(names) != set(range(len(names))):
+            raise WeightsError(f"class names are numbered {list(names)[:5]}; expected 0, 1, 2, … without gaps.")
         return tuple(str(names[key]) for key in sorted(names))
     if isinstance(names, list | tuple):
         return tuple(str(name) for name in names)
@@ -451,8 +473,8 @@ def _imgsz(content: Any) -> tuple[int, int] | None:
     size = arguments.get("imgsz") if isinstance(arguments, Mapping) else None
     if isinstance(size, int):
         return size, size
-    if isinstance(size, list | tuple) and len(size) == 2:
-        return int(size[0]), int(size[1])
+    if isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) for side in size):
+        return size[0], size[1]
     return None
 
 
@@ -470,6 +492,10 @@ def _network(
     chosen = names or stored
     if len(chosen) != head.nc:
         raise WeightsError(f"--names gives {len(chosen)} names, the network has {head.nc} classes.")
+    if any(not name.strip() or not name.isprintable() for name in chosen):
+        raise WeightsError(
+            f"class names must be printable and not empty, got {list(chosen)}; give others with --names."
+        )
     return Network(
         module=module,
         names=chosen,

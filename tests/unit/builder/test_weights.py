@@ -247,3 +247,22 @@ def test_missing_weights_name_the_sample(tmp_path: Path) -> None:
             find_weights(path)
     with pytest.raises(WeightsError, match="folder"):
         find_weights(tmp_path.rename(tmp_path.with_suffix(".pt")))
+
+
+def test_a_flipped_byte_in_the_weights_is_found(checkpoint: Path) -> None:
+    data = bytearray(checkpoint.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    checkpoint.write_bytes(data)
+    assert "damaged" in refusal(checkpoint)
+
+
+@pytest.mark.parametrize("names", [{0: "a", 1: "b", "x": "c"}, {0: "a", 2: "b", 3: "c"}, {0: "a", 1: "", 2: "c"}])
+def test_class_names_that_cannot_be_numbered_or_read_are_refused(
+    model: DetectionModel, tmp_path: Path, names: dict[object, str]
+) -> None:
+    before, model.names = model.names, names
+    try:
+        path = save_checkpoint(model, tmp_path / "m.pt")
+    finally:
+        model.names = before
+    assert "class names" in refusal(path)
