@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from builder.config_pbtxt import CPU_CONFIG_NAME
 from builder.errors import ExportError
 
 MAX_BATCH_SIZE = 4
 """What Triton's own completion of a configuration writes for a graph of dynamic batch."""
 
 
-def write_guide_model(weights: Path, size_hw: tuple[int, int], repository: Path, name: str) -> None:
-    """Export the weights and write them as a model of the repository.
+def write_guide_models(weights: Path, size_hw: tuple[int, int], repository: Path, runtimes: Mapping[str, str]) -> None:
+    """Export the weights and write them as models of the repository, one for each name and runtime of guide_model.py.
 
     Raises:
         ExportError: Ultralytics cannot export these weights.
     """
-    version = repository / name / "1"
-    version.mkdir(parents=True)
-    # The exporter writes beside the weights.
-    copy = version / "model.pt"
-    shutil.copyfile(weights, copy)
-    metadata = _export(copy, size_hw)
-    copy.unlink()
-    shutil.copyfile(Path(__file__).with_name("guide_model.py"), version / "model.py")
-    configs = repository / name / "configs"
-    configs.mkdir()
-    for path in (repository / name / "config.pbtxt", configs / f"{CPU_CONFIG_NAME}.pbtxt"):
-        path.write_text(_config(name, metadata))
+    with tempfile.TemporaryDirectory(prefix="yolo-triton-") as folder:
+        # The exporter writes beside the weights.
+        copy = Path(folder, "model.pt")
+        shutil.copyfile(weights, copy)
+        metadata = _export(copy, size_hw)
+        for name, runtime in runtimes.items():
+            version = repository / name / "1"
+            version.mkdir(parents=True)
+            shutil.copyfile(copy.with_suffix(".onnx"), version / "model.onnx")
+            shutil.copyfile(Path(__file__).with_name("guide_model.py"), version / "model.py")
+            (repository / name / "config.pbtxt").write_text(_config(name, runtime, metadata))
 
 
 def _export(weights: Path, size_hw: tuple[int, int]) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def _export(weights: Path, size_hw: tuple[int, int]) -> dict[str, Any]:
     return metadata[0]
 
 
-def _config(name: str, metadata: dict[str, Any]) -> str:
+def _config(name: str, runtime: str, metadata: dict[str, Any]) -> str:
     """What the guide leaves to Triton's completion is written out: this server is started without it."""
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2 as pb
@@ -62,5 +62,6 @@ def _config(name: str, metadata: dict[str, Any]) -> str:
     config.output.add(name="output0", data_type=pb.TYPE_FP32, dims=[4 + len(metadata["names"]), -1])
     config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_CPU)
     config.dynamic_batching.SetInParent()
+    config.parameters["runtime"].string_value = runtime
     config.parameters["metadata"].string_value = str(metadata)
     return str(text_format.MessageToString(config, as_utf8=True))
