@@ -183,6 +183,8 @@ class TritonServer:
             # Every configuration is written whole: what Triton would guess is an error instead.
             "--disable-auto-complete-config",
             f"--exit-timeout-secs={DRAIN_S}",
+            # One after the other: model processes that start side by side under load were seen to crash or hang (2.51).
+            "--model-load-thread-count=1",
             f"--http-address={self._address}",
             f"--http-port={options.http_port}",
             f"--grpc-address={self._address}",
