@@ -50,10 +50,13 @@ def suppression_matrix(boxes_BK4: torch.Tensor, classes_BK: torch.Tensor, iou: f
 
 def greedy_keep(suppresses_BKK: torch.Tensor, iterations: int = ITERATIONS) -> torch.Tensor:
     """FP32 [B, K]: 1 where greedy NMS keeps the candidate, by ``iterations`` rounds of the fixed point."""
-    keep_B1K = suppresses_BKK.new_ones(suppresses_BKK.shape[0], 1, suppresses_BKK.shape[1])
-    for _ in range(iterations):
+    unchallenged_B1K = (suppresses_BKK.amax(1, keepdim=True) < 0.5).half()
+    keep_B1K = unchallenged_B1K
+    for _ in range(iterations - 1):
         keep_B1K = (keep_B1K.matmul(suppresses_BKK) < 0.5).half()
-    return keep_B1K[:, 0].float()
+    # The maximum changes nothing, the unchallenged are always kept. It is there because OpenVINO, told to compute in
+    # bf16, leaves alone what reaches the output past no MatMul: so the IoU and the classes stay FP32.
+    return torch.maximum(keep_B1K, unchallenged_B1K)[:, 0].float()
 
 
 def gather_rows(values_BAX: torch.Tensor, index_BK: torch.Tensor) -> torch.Tensor:

@@ -110,7 +110,7 @@ class Stages:
             "head": repr(self.head_spec(network)),
             "precision": self.spec.precision,
             "images": self._image_hashes(),
-            "checks": code_sha256(("accuracy", "runtimes")),
+            "checks": code_sha256(("parity", "runtimes")),
             "runtimes": tool_versions((*RUNTIME_TOOLS, *IMAGE_TOOLS)),
         }
         return self._run("parity", inputs, lambda _: self._measure(original, network, served)).result
@@ -176,15 +176,15 @@ class Stages:
         )
 
     def _measure(self, original: NetworkModel, network: NetworkModel, served: OnnxModel) -> dict[str, Any]:
-        from builder import accuracy
+        from builder import parity
 
         spec, images = self.head_spec(network), self._letterboxed(network.imgsz)
         if self._is_onnx:
-            reference = accuracy.onnx_reference(original, images, spec)
+            reference = parity.onnx_reference(original, images, spec)
         else:
-            reference = accuracy.torch_reference(self._load(), images, spec.iou, spec.max_detections)
-        report = accuracy.measure_parity(reference, network, served.path, images, spec)
-        accuracy.check_parity(report, self.spec.precision)
+            reference = parity.torch_reference(self._load(), images, spec.iou, spec.max_detections)
+        report = parity.measure_parity(reference, network, served.path, images, spec)
+        parity.check_parity(report, self.spec.precision)
         return report.to_json()
 
     def _letterboxed(self, imgsz: tuple[int, int]) -> NDArray[np.uint8]:
@@ -201,7 +201,7 @@ class Stages:
             raise SpecError(f"--images: {e}") from e
 
     def _pixels(self, imgsz: tuple[int, int]) -> NDArray[np.float32]:
-        from builder.accuracy import to_pixels
+        from builder.parity import to_pixels
 
         return to_pixels(self._letterboxed(imgsz))
 

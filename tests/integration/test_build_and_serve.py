@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from builder import accuracy
+from builder import parity
 from builder.server import TritonServer
 from builder.verify import verify
 from builder.weights import load_network
@@ -81,12 +81,12 @@ def test_boxes_of_the_served_model_are_pytorchs(server: TritonServer, weights: P
             image = cv2.imread(str(ASSETS / name))
             ours = detector.detect(image)
             pixels, box = letterbox(np.ascontiguousarray(image[..., ::-1]), (160, 160))
-            reference = accuracy.torch_reference(network, pixels[None], 0.7, 300).detections[0]
+            reference = parity.torch_reference(network, pixels[None], 0.7, 300).detections[0]
             reference = reference[reference[:, 4] >= 0.25]
             reference[:, :4] = box.boxes_to_image(reference[:, :4])
             assert len(ours) == len(reference) > 0
             rows = np.column_stack([ours.xyxy, ours.confidence, ours.class_id])
-            pairs = np.array(accuracy.matches(rows, reference))
+            pairs = np.array(parity.matches(rows, reference))
             assert len(pairs) == len(reference)
             np.testing.assert_allclose(rows[pairs[:, 0], :5], reference[pairs[:, 1], :5], atol=0.5)
             np.testing.assert_allclose(rows[pairs[:, 0], 4], reference[pairs[:, 1], 4], atol=1e-3)
@@ -220,7 +220,7 @@ def test_the_sample_finds_the_shapes_on_a_picture_that_it_has_not_seen(
         found = detector.detect(SAMPLE / "unseen.jpg", confidence=0.5)
     ours = np.column_stack([found.xyxy, found.confidence, found.class_id])
     theirs = np.array([[*box.xyxy, 1.0, box.class_id] for box in truth], np.float32)
-    hits = (accuracy.overlaps(ours[:, :4], theirs[:, :4]) > 0.5) & (ours[:, None, 5] == theirs[None, :, 5])
+    hits = (parity.overlaps(ours[:, :4], theirs[:, :4]) > 0.5) & (ours[:, None, 5] == theirs[None, :, 5])
     assert hits.any(0).mean() >= 0.85
 
     from ultralytics import YOLO
@@ -228,4 +228,4 @@ def test_the_sample_finds_the_shapes_on_a_picture_that_it_has_not_seen(
     local = YOLO(SAMPLE / "shapes.pt")(SAMPLE / "unseen.jpg", conf=0.5, imgsz=640, rect=False, verbose=False)[0].boxes
     reference = np.column_stack([local.xyxy.numpy(), local.conf.numpy(), local.cls.numpy()])
     # FP16 may move a confidence over the threshold.
-    assert len(accuracy.matches(ours, reference)) >= max(len(ours), len(reference)) - 1
+    assert len(parity.matches(ours, reference)) >= max(len(ours), len(reference)) - 1

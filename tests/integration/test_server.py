@@ -173,23 +173,35 @@ def test_ready_server_lists_every_model_ready(server, repository):
     assert server.ready_after_s > 0
 
 
-def test_all_three_endpoints_listen_on_loopback_alone(server):
-    # Every socket that tritonserver itself has open for listening, from the kernel's table: 0A is LISTEN.
+def listening_sockets(pid):
+    """Address and port of every socket that the process has open for listening, from the kernel's table."""
     descriptors = []
-    for link in Path(f"/proc/{server.pid}/fd").iterdir():
+    for link in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # a connection may end while the folder is read
             descriptors.append(str(link.readlink()))
     inodes = {each.removeprefix("socket:[").rstrip("]") for each in descriptors if each.startswith("socket:")}
-    listening = set()
+    found = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
-            if fields[3] == "0A" and fields[9] in inodes:
+            if fields[3] == "0A" and fields[9] in inodes:  # 0A is LISTEN
                 address, port = fields[1].split(":")
-                listening.add((address[-8:], int(port, 16)))
+                found.add((address[-8:], int(port, 16)))
+    return found
+
+
+def test_all_three_endpoints_listen_on_loopback_alone(server):
     options = server.options
-    loopback = "0100007F"
-    assert listening == {(loopback, port) for port in (options.http_port, options.grpc_port, options.metrics_port)}
+    expected = {("0100007F", port) for port in (options.http_port, options.grpc_port, options.metrics_port)}
+    # The kernel gives its table in pieces: a socket may be missing from one reading while others come and go.
+    seen = set()
+
+    def all_seen():
+        seen.update(listening_sockets(server.pid))
+        return seen >= expected
+
+    wait_until(all_seen)
+    assert seen == expected
 
 
 def test_metrics_are_served(server):

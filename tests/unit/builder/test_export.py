@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from builder import accuracy
+from builder import parity
 from builder.artifacts import Head, NetworkModel, NetworkOutput, Precision
 from builder.errors import ExportError, ParityError, SpecError, WeightsError
 from builder.export import checked_imgsz, export_network, import_onnx
@@ -39,12 +39,12 @@ def exported(request, tmp_path_factory) -> tuple[Network, NetworkModel]:
 @pytest.fixture(scope="module")
 def half(exported: tuple[Network, NetworkModel]) -> NetworkModel:
     model = exported[1]
-    pixels = accuracy.to_pixels(IMAGES)
+    pixels = parity.to_pixels(IMAGES)
     return convert_precision(model, Precision.FP16, pixels, model.path.with_name("half.onnx"))
 
 
-def reference_of(network: Network) -> accuracy.Reference:
-    return accuracy.torch_reference(network, IMAGES, 0.7, 300)
+def reference_of(network: Network) -> parity.Reference:
+    return parity.torch_reference(network, IMAGES, 0.7, 300)
 
 
 @pytest.mark.parametrize("head", list(Head))
@@ -54,8 +54,8 @@ def test_fp32_graphs_compute_what_pytorch_computes(
     network, model = exported
     spec = spec_of(model, head)
     attach_head(model, spec, tmp_path / "model.onnx")
-    report = accuracy.measure_parity(reference_of(network), model, tmp_path / "model.onnx", IMAGES, spec)
-    assert report.failures(accuracy.TOLERANCES[Precision.FP32]) == []
+    report = parity.measure_parity(reference_of(network), model, tmp_path / "model.onnx", IMAGES, spec)
+    assert report.failures(parity.TOLERANCES[Precision.FP32]) == []
     for served in report.served.values():
         assert served.reference_detections >= 20
         assert served.matched == 1.0
@@ -72,9 +72,9 @@ def test_fp16_graphs_are_fp16_and_close_to_pytorch(
     assert {t.data_type for t in weights} == {onnx.TensorProto.FLOAT16}
     spec = spec_of(half)
     attach_head(half, spec, tmp_path / "model.onnx")
-    report = accuracy.measure_parity(reference_of(network), half, tmp_path / "model.onnx", IMAGES, spec)
+    report = parity.measure_parity(reference_of(network), half, tmp_path / "model.onnx", IMAGES, spec)
     # An untrained network is chaotic: it magnifies rounding as no trained one does. The limits of a build are tighter.
-    loose = accuracy.Tolerance(probability_p95=0.15, box_p95_px=8, matched=0.85)
+    loose = parity.Tolerance(probability_p95=0.15, box_p95_px=8, matched=0.85)
     assert report.failures(loose) == []
 
 
@@ -138,18 +138,18 @@ def test_a_broken_graph_fails_parity(tmp_path: Path) -> None:
     weight.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), weight.name))
     onnx.save(graph, model.path)
     attach_head(model, spec, tmp_path / "model.onnx")
-    report = accuracy.measure_parity(reference_of(network), model, tmp_path / "model.onnx", IMAGES, spec)
+    report = parity.measure_parity(reference_of(network), model, tmp_path / "model.onnx", IMAGES, spec)
     for precision in Precision:
         with pytest.raises(ParityError, match="probabilities off"):
-            accuracy.check_parity(report, precision)
+            parity.check_parity(report, precision)
 
 
 def test_a_graph_of_nan_fails_parity() -> None:
-    nan = accuracy.Difference.of(np.array([0.0, np.nan]))
-    network = accuracy.NetworkParity(probability=nan, box_px=nan)
-    served = accuracy.ServedParity(reference_detections=0, matched=1.0, confidence=nan, box_px=nan)
-    report = accuracy.ParityReport(images=1, network={"r": network}, served={"r": served})
-    assert len(report.failures(accuracy.TOLERANCES[Precision.FP16])) == 3
+    nan = parity.Difference.of(np.array([0.0, np.nan]))
+    network = parity.NetworkParity(probability=nan, box_px=nan)
+    served = parity.ServedParity(reference_detections=0, matched=1.0, confidence=nan, box_px=nan)
+    report = parity.ParityReport(images=1, network={"r": network}, served={"r": served})
+    assert len(report.failures(parity.TOLERANCES[Precision.FP16])) == 3
 
 
 @pytest.mark.parametrize("imgsz", [(650, 640), (640, 650), (100, 100), (0, 32)])
@@ -183,13 +183,13 @@ def test_a_users_onnx_file_is_served_as_it_computes(
     original = import_onnx(onnx_file, None, None, 8, tmp_path / "network.onnx")
     assert original.output is NetworkOutput.DECODED
     assert (original.imgsz, original.names) == ((160, 160), ("0", "1", "2"))
-    model = convert_precision(original, precision, accuracy.to_pixels(IMAGES), tmp_path / "converted.onnx")
+    model = convert_precision(original, precision, parity.to_pixels(IMAGES), tmp_path / "converted.onnx")
     spec = spec_of(model, head)
     attach_head(model, spec, tmp_path / "model.onnx")
-    reference = accuracy.onnx_reference(original, IMAGES, spec)
-    report = accuracy.measure_parity(reference, model, tmp_path / "model.onnx", IMAGES, spec)
-    loose = accuracy.Tolerance(probability_p95=0.15, box_p95_px=8, matched=0.85)
-    assert report.failures(loose if precision is Precision.FP16 else accuracy.TOLERANCES[precision]) == []
+    reference = parity.onnx_reference(original, IMAGES, spec)
+    report = parity.measure_parity(reference, model, tmp_path / "model.onnx", IMAGES, spec)
+    loose = parity.Tolerance(probability_p95=0.15, box_p95_px=8, matched=0.85)
+    assert report.failures(loose if precision is Precision.FP16 else parity.TOLERANCES[precision]) == []
     assert report.served["openvino"].reference_detections >= 20
 
 
@@ -198,7 +198,7 @@ def test_decoding_in_a_users_onnx_file_stays_fp32(onnx_file: Path, tmp_path: Pat
     tail = tail_nodes(onnx.load(original.path))
     assert any("Softmax" in name for name in tail)
     assert not any(name.endswith("cv2.0.2/Conv") for name in tail)
-    model = convert_precision(original, Precision.FP16, accuracy.to_pixels(IMAGES), tmp_path / "half.onnx")
+    model = convert_precision(original, Precision.FP16, parity.to_pixels(IMAGES), tmp_path / "half.onnx")
     graph = onnx.shape_inference.infer_shapes(onnx.load(model.path)).graph
     types = {v.name: v.type.tensor_type.elem_type for v in graph.value_info}
     softmax = next(n for n in graph.node if n.name in tail and n.op_type == "Softmax" and "dfl" in n.name)

@@ -252,7 +252,7 @@ def rounds_to_settle(matrix_BKK: torch.Tensor) -> int:
 def test_real_box_sets_are_suppressed_as_greedy_does_and_far_from_the_bound(iou: float) -> None:
     import cv2
 
-    from builder.accuracy import torch_reference
+    from builder.parity import torch_reference
     from builder.weights import load_network
     from tests.unit.examples.test_generate import SAMPLE, generate
 
