@@ -5,9 +5,11 @@ traceback, and exits with the class's exit code.
 
 BuilderError
 ├── SpecError          a flag, a YAML spec or a combination of both is wrong
+├── DataError          the images or labels asked for are missing or wrong
 ├── WeightsError       the weights file cannot or must not be loaded
 ├── ExportError        the network cannot become a graph that honours the contract
 ├── ParityError        a graph does not compute what PyTorch computes
+├── AccuracyError      a graph loses more accuracy than it may
 ├── RepositoryError    a model repository cannot be written, or is not what its manifest says
 └── ServerError        tritonserver cannot be found, started or reached
 """
@@ -25,6 +27,12 @@ class SpecError(BuilderError):
     exit_code = 2
 
 
+class DataError(BuilderError):
+    """The images or labels asked for are missing or wrong; exit code 2: the request names them."""
+
+    exit_code = 2
+
+
 class WeightsError(BuilderError):
     """The weights cannot or must not be loaded."""
 
@@ -35,6 +43,12 @@ class ExportError(BuilderError):
 
 class ParityError(BuilderError):
     """A graph does not compute what PyTorch computes."""
+
+    exit_code = 3
+
+
+class AccuracyError(BuilderError):
+    """A graph loses more accuracy than it may."""
 
     exit_code = 3
 
