@@ -10,6 +10,7 @@ from typing import Any
 from builder.config_pbtxt import CPU_CONFIG_NAME
 from builder.errors import RepositoryError
 from builder.manifest import versions_of
+from builder.runtimes import cpu_has_bf16
 from builder.server_options import ServerOptions, check_repository
 from clients.contract import Contract, contract_from_config
 from clients.errors import ContractError
@@ -65,9 +66,14 @@ def find_served_model(repository: Path, name: str) -> ServedModel:
         contract=contract,
         instances=instances,
         threads=instances * per_instance,
-        inference_precision=parameters.get("inference_precision", "f32"),
+        inference_precision=_inference_precision(parameters.get("inference_precision", "f32")),
         max_queue_delay_us=int(config.get("dynamic_batching", {}).get("max_queue_delay_microseconds", 0)),
     )
+
+
+def _inference_precision(asked: str) -> str:
+    """What the served model makes of its parameter on this CPU."""
+    return "f32" if asked == "bf16" and not cpu_has_bf16() else asked
 
 
 def _read_config(path: Path) -> dict[str, Any]:

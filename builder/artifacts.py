@@ -15,6 +15,14 @@ class Precision(enum.StrEnum):
     FP16 = "fp16"
 
 
+class CpuPrecision(enum.StrEnum):
+    """OpenVINO's arithmetic where a CPU serves the network; pre- and postprocessing are FP32 all the same."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    """Where the CPU has it, else FP32."""
+
+
 class Head(enum.StrEnum):
     """What the served graph speaks at its two ends."""
 

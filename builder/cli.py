@@ -56,6 +56,7 @@ def _add_build(command: argparse.ArgumentParser) -> None:
     add("--names", metavar="A,B,…", help="class names, where the weights hold none")
     add("--gpu", help="the GPU that will serve, such as t4, l4, a10 (default: t4)")
     add("--precision", help="fp32 or fp16 (default: fp16)")
+    add("--cpu-precision", help="where a CPU serves: fp32 or bf16 (default: bf16 unless --precision fp32)")
     add("--head", help="detections: boxes come out; raw: Ultralytics' own contract (default: detections)")
     add("--imgsz", metavar="PX|H,W", help="input size (default: what the weights were trained at, else 640)")
     add("--iou", help="suppression threshold (default: 0.7)")
@@ -114,11 +115,16 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _summary(done: Build) -> list[str]:
+    from builder.artifacts import CpuPrecision
+    from builder.runtimes import RUNTIMES
+
     spec, published = done.spec, done.published
     height, width = done.network.imgsz
     network = f"{done.network.parameters:,} parameters, {len(done.network.names)} classes"
     lines = [f"{network}, {height}x{width} px, {spec.precision}"]
     lines += [_parity_line(runtime, done.parity) for runtime in done.parity["served"]]
+    if spec.on_cpu is CpuPrecision.BF16 and len(done.parity["served"]) == len(RUNTIMES):
+        lines.append("parity in bf16 was not measured: this CPU has none; a CPU that has it will serve in it")
     if done.network.key_mismatches:
         lines.append(f"warning: loaded in part: {done.network.key_mismatches}")
     state = "published" if published.changed else "unchanged"
@@ -171,7 +177,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from builder.server import serve
+    from builder.serve import serve
     from builder.server_options import ServerOptions
 
     return serve(

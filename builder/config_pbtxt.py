@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from builder.artifacts import ConfigFile, Head, OnnxModel, TensorSpec
+from builder.artifacts import ConfigFile, CpuPrecision, Head, OnnxModel, TensorSpec
 from builder.errors import SpecError
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class ServingSettings:
     """Requests that waited longer are refused; a request may ask for less, not for more."""
     inference_threads: int | None = None
     """OpenVINO's threads on the CPU; None leaves the number to OpenVINO."""
+    cpu_precision: CpuPrecision = CpuPrecision.FP32
 
     def __post_init__(self) -> None:
         """Check the bounds.
@@ -56,7 +57,7 @@ class ServingSettings:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             lowest = 0 if field.name == "max_queue_delay_us" else 1
-            if value is None and field.name == "inference_threads":
+            if field.name == "cpu_precision" or (value is None and field.name == "inference_threads"):
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
                 raise SpecError(f"{field.name}: expected a whole number of at least {lowest}, got {value!r}")
@@ -151,6 +152,8 @@ def _on_openvino(contract: ModelConfig, settings: ServingSettings) -> ModelConfi
     config.CopyFrom(contract)
     config.backend = "python"
     config.instance_group.add(count=settings.cpu_instances, kind=pb.ModelInstanceGroup.KIND_CPU)
+    arithmetic = {CpuPrecision.FP32: "f32", CpuPrecision.BF16: "bf16"}[settings.cpu_precision]
+    config.parameters["inference_precision"].string_value = arithmetic
     if settings.inference_threads is not None:
         config.parameters["inference_threads"].string_value = str(settings.inference_threads)
     return config

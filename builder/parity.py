@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from builder.artifacts import Head, NetworkModel, NetworkOutput, Precision
+from builder.artifacts import CpuPrecision, Head, NetworkModel, NetworkOutput, Precision
 from builder.errors import ParityError
-from builder.runtimes import RUNTIMES, Array, run_batch
+from builder.runtimes import RUNTIMES, Array, run_batch, runtimes
 
 if TYPE_CHECKING:
     from builder.head import HeadSpec
@@ -43,8 +43,8 @@ class Tolerance:
     """The least share of detections that must be matched at IoU 0.9."""
 
 
-# FP32: rounding alone. FP16: 11 bits of mantissa through about a hundred layers, and detections at the threshold may
-# fall on either side of it.
+# FP32: rounding alone. FP16 and bf16: 11 and 8 bits of mantissa through about a hundred layers, and detections at the
+# threshold may fall on either side of it.
 TOLERANCES = {
     Precision.FP32: Tolerance(probability_p95=0.001, box_p95_px=0.1, matched=1.0),
     Precision.FP16: Tolerance(probability_p95=0.02, box_p95_px=2.0, matched=0.95),
@@ -134,9 +134,15 @@ class Reference:
 
 
 def measure_parity(
-    reference: Reference, network: NetworkModel, served_path: Path, images_BHWC: NDArray[np.uint8], spec: HeadSpec
+    reference: Reference,
+    network: NetworkModel,
+    served_path: Path,
+    images_BHWC: NDArray[np.uint8],
+    spec: HeadSpec,
+    *,
+    cpu_precision: CpuPrecision = CpuPrecision.FP32,
 ) -> ParityReport:
-    """Run both graphs in both runtimes, one by one and as a batch, and compare with the reference.
+    """Run both graphs in every runtime, one by one and as a batch, and compare with the reference.
 
     Raises:
         ParityError: a runtime cannot load or run a graph.
@@ -144,7 +150,7 @@ def measure_parity(
     pixels_BCHW = to_pixels(images_BHWC)
     served_input = images_BHWC if spec.head is Head.DETECTIONS else pixels_BCHW
     network_parity, served_parity = {}, {}
-    for runtime, load in RUNTIMES.items():
+    for runtime, load in runtimes(cpu_precision).items():
         outputs = run_batch(runtime, load, network.path, "pixels", pixels_BCHW)
         if network.output is not NetworkOutput.DETECTIONS:  # their rows are sorted, so rounding moves them
             network_parity[runtime] = _compare_network(reference, decode_network(outputs, network, spec))
@@ -159,7 +165,8 @@ def check_parity(report: ParityReport, precision: Precision) -> None:
     if failures:
         raise ParityError(
             f"the {precision} graph does not compute what PyTorch computes: {'; '.join(failures)}. "
-            "Nothing was published. Try --precision fp32 to tell the network's arithmetic from its export."
+            "Nothing was published. Try --precision fp32 to tell the network's arithmetic from its export, or "
+            "--cpu-precision fp32 where only bf16 is named."
         )
 
 

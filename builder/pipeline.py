@@ -82,6 +82,7 @@ def _configs(
             max_queue_delay_us=spec.max_queue_delay_us,
             max_queue_size=spec.max_queue_size,
             queue_timeout_ms=spec.queue_timeout_ms,
+            cpu_precision=spec.on_cpu,
         ),
         gpu=gpu,
         head=spec.head,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -9,18 +10,19 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from builder.artifacts import CpuPrecision
 from builder.errors import ParityError
 
 Array: TypeAlias = NDArray[Any]
-Run: TypeAlias = Callable[[str, Array], list[Array]]
-"""Takes the input's name and a batch, gives the outputs."""
+Run: TypeAlias = Callable[[Mapping[str, Array]], list[Array]]
+"""Takes a batch by its input's name, gives the outputs."""
 
 
 def run_batch(runtime: str, load: Callable[[Path], Run], path: Path, name: str, batch: Array) -> list[Array]:
     """The outputs for the whole batch, having run the first image alone as well: a dynamic batch must be dynamic."""
     try:
         run = load(path)
-        alone, together = run(name, batch[:1]), run(name, batch)
+        alone, together = run({name: batch[:1]}), run({name: batch})
     except Exception as e:  # each runtime has its own exceptions
         raise ParityError(f"{path.name} does not run in {runtime}: {str(e).strip().splitlines()[0]}") from e
     for a, b in zip(alone, together, strict=True):
@@ -37,17 +39,32 @@ def _onnxruntime(path: Path) -> Run:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda name, batch: list(session.run(None, {name: batch}))
+    return lambda feed: list(session.run(None, dict(feed)))
 
 
-def _openvino(path: Path) -> Run:
+def _openvino(path: Path, precision: str = "f32") -> Run:
     import openvino as ov
 
-    # Without it, OpenVINO may compute in bfloat16 where the processor can.
-    model = ov.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda name, batch: [np.array(v) for v in model({name: batch}).values()]
+    # Left to itself, OpenVINO computes in bf16 on a CPU with AMX.
+    model = ov.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": precision})
+    return lambda feed: [np.array(v) for v in model(dict(feed)).values()]
 
 
+def cpu_has_bf16() -> bool:
+    """Whether OpenVINO computes in bf16 on this machine where it is asked to."""
+    import openvino as ov
+
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def runtimes(cpu_precision: CpuPrecision) -> Mapping[str, Callable[[Path], Run]]:
+    """What a graph is checked in: FP32 in both, and bf16 in OpenVINO where a CPU would serve it so and this one can."""
+    if cpu_precision is CpuPrecision.BF16 and cpu_has_bf16():
+        return {**RUNTIMES, OPENVINO_BF16: functools.partial(_openvino, precision="bf16")}
+    return RUNTIMES
+
+
+OPENVINO_BF16 = "openvino bf16"
 RUNTIMES: Mapping[str, Callable[[Path], Run]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,

@@ -104,6 +104,8 @@ class Stages:
         Raises:
             ParityError: a figure is beyond its limit.
         """
+        from builder.runtimes import runtimes
+
         inputs = {
             **self._source_inputs(),
             "graphs": [file_sha256(network.path), served.sha256],
@@ -111,7 +113,7 @@ class Stages:
             "precision": self.spec.precision,
             "images": self._image_hashes(),
             "checks": code_sha256(("parity", "runtimes")),
-            "runtimes": tool_versions((*RUNTIME_TOOLS, *IMAGE_TOOLS)),
+            "runtimes": [*runtimes(self.spec.on_cpu), tool_versions((*RUNTIME_TOOLS, *IMAGE_TOOLS))],
         }
         return self._run("parity", inputs, lambda _: self._measure(original, network, served)).result
 
@@ -183,7 +185,7 @@ class Stages:
             reference = parity.onnx_reference(original, images, spec)
         else:
             reference = parity.torch_reference(self._load(), images, spec.iou, spec.max_detections)
-        report = parity.measure_parity(reference, network, served.path, images, spec)
+        report = parity.measure_parity(reference, network, served.path, images, spec, cpu_precision=self.spec.on_cpu)
         parity.check_parity(report, self.spec.precision)
         return report.to_json()
 

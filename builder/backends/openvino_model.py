@@ -3,21 +3,26 @@
 The tensors' names, types and shapes come from the model configuration, and so do these string parameters:
 
 - ``inference_threads``: the cores of one instance; by default the cores that it may use, shared by the instances.
-- ``inference_precision``: OpenVINO's name of the arithmetic; ``f32`` by default.
+- ``inference_precision``: ``f32``, the default, or ``bf16``, which is f32 on a CPU without it.
 
 The graph is compiled for one image, never for a batch: on a CPU an image costs as much in a batch as alone, a fixed
-shape is faster than a free one, and no batch size is then slower when it comes for the first time. The images of a
-batch run side by side, as many at a time as keep all threads busy: of seven images on four threads, four run on one
-thread each, then two on two threads each, then the last on all four.
+shape is faster than a free one, and no batch size is then slower when it comes for the first time. Images run side by
+side on streams that share the threads evenly. Where there are few, they get more threads each, and the call returns
+when they are done. Where there are more, they follow each other on the most streams: a request is answered when its
+last image is done, and a call returns when its last image has a place, so that no stream waits for the next call.
+Triton's ``compute_infer`` is then how long calls waited for a place, not how long an image took.
 
-Legend: N images of one call, B images of one request, leading 1 = one image.
+Legend: B images of one request; one image is a B of 1.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +31,8 @@ import numpy.typing as npt
 import openvino as ov
 import triton_python_backend_utils as pb_utils
 
-Image = dict[str, npt.NDArray[Any]]
-"""The inputs of one image by name, each with a leading 1."""
+Tensors = dict[str, npt.NDArray[Any]]
+"""Inputs, outputs or both by name, each [B, ...]."""
 
 
 class TritonPythonModel:
@@ -46,38 +51,35 @@ class TritonPythonModel:
                 raise pb_utils.TritonModelException(f"input {name}: expected a fixed size, got {list(shape)}")
         self._outputs = {tensor["name"]: _shape_and_dtype(tensor) for tensor in config["output"]}
 
-        self._results = self._rows(max_batch_size)
         graph = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
-        self._requests = self._compiled(graph, config, _inference_threads(config))
-        zeros = {name: np.zeros((1, *shape), dtype) for name, (shape, dtype) in self._inputs.items()}
-        for streams in self._requests:
-            self._infer([zeros] * streams)
+        self._runners = self._compiled(graph, config, _inference_threads(config))
+        for runners in self._runners.values():
+            _run([self._zeros() for _ in runners], runners)
+        self._most_streams = max(self._runners)
+        self._pipeline = _Pipeline(self._runners.pop(self._most_streams))
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer the requests of one call, one response each, in their order."""
-        # Triton has refused what differs from the configuration; as_numpy() is a view of its memory.
-        batches = [
-            {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self._inputs}
-            for request in requests
-        ]
-        sizes = [len(next(iter(batch.values()))) for batch in batches]
-        self._infer(
-            [
-                {name: tensor_B[row : row + 1] for name, tensor_B in batch.items()}
-                for batch, size in zip(batches, sizes, strict=True)
-                for row in range(size)
-            ]
-        )
-        ends = list(itertools.accumulate(sizes))
-        return [
-            pb_utils.InferenceResponse(
-                [pb_utils.Tensor(name, results_N[end - size : end]) for name, results_N in self._results.items()]
-            )
-            for size, end in zip(sizes, ends, strict=True)
-        ]
+    def execute(self, requests: list[Any]) -> list[Any] | None:
+        """Answer the requests of one call: by one response each, in their order, or later, each through its sender."""
+        # Triton has refused what differs from the configuration.
+        batches = [_Batch(request, self._inputs, self._rows) for request in requests]
+        images = [image for batch in batches for image in batch.images()]
+        if self._pipeline.running + len(images) > self._most_streams // 2:
+            for batch in batches:
+                self._pipeline.add(batch)
+            return None
+        self._pipeline.wait_until_idle()
+        while images:
+            streams = max(width for width in self._runners if width <= len(images))
+            _run(images[:streams], self._runners[streams])
+            images = images[streams:]
+        return [batch.response() for batch in batches]
+
+    def finalize(self) -> None:
+        """Answer what is still running."""
+        self._pipeline.close()
 
     def _compiled(self, graph: Path, config: dict[str, Any], threads: int) -> dict[int, list[ov.InferRequest]]:
-        """The requests that run side by side, by the number of streams that share the threads."""
+        """What runs one image each, by the number of streams that share the threads."""
         # One Core for all: when the second of two is gone, the next signal may kill the process (OpenVINO 2026.4).
         core = ov.Core()
         model = core.read_model(graph)
@@ -88,15 +90,16 @@ class TritonPythonModel:
             "INFERENCE_NUM_THREADS": threads,
             # OpenVINO pins from the first core on: two processes with fewer threads than cores would share one core.
             "ENABLE_CPU_PINNING": threads >= _cores(),
-            # On a CPU with AMX, OpenVINO would choose bf16 by itself.
-            "INFERENCE_PRECISION_HINT": _parameter(config, "inference_precision", "f32"),
+            "INFERENCE_PRECISION_HINT": _inference_precision(core, config),
         }
-        requests = {}
-        for streams in _widths(threads, config["max_batch_size"]):
+        widths = _widths(threads, config["max_batch_size"])
+        runners = {}
+        for streams in widths:
             compiled = core.compile_model(model, "CPU", {**settings, "NUM_STREAMS": streams})
-            rounds = config["max_batch_size"] // streams
-            requests[streams] = [compiled.create_infer_request() for _ in range(rounds * streams)]
-        return requests
+            # One more than the most streams: each finds its next image waiting.
+            count = streams + 1 if streams == widths[-1] else streams
+            runners[streams] = [compiled.create_infer_request() for _ in range(count)]
+        return runners
 
     def _check_outputs(self, model: ov.Model) -> None:
         for name, (shape, dtype) in self._outputs.items():
@@ -108,28 +111,99 @@ class TritonPythonModel:
                     f"{given_dtype} {given_shape}; build this version again"
                 )
 
-    def _rows(self, images: int) -> dict[str, npt.NDArray[Any]]:
+    def _rows(self, images: int) -> Tensors:
         """Room for the outputs of so many images."""
         return {name: np.empty((images, *shape), dtype) for name, (shape, dtype) in self._outputs.items()}
 
-    def _infer(self, images: list[Image]) -> None:
-        """Write the results of each image to its row."""
-        if len(images) > len(next(iter(self._results.values()))):
-            self._results = self._rows(len(images))
-        first = 0
-        while first < len(images):
-            left = len(images) - first
-            streams = max(width for width in self._requests if width <= left)
-            started = self._requests[streams][: left // streams * streams]
-            for row, request in enumerate(started, first):
-                for name, tensor_1 in images[row].items():
-                    request.set_tensor(name, ov.Tensor(tensor_1, shared_memory=True))
-                for name, results_N in self._results.items():
-                    request.set_tensor(name, ov.Tensor(results_N[row : row + 1], shared_memory=True))
-                request.start_async()
-            for request in started:
-                request.wait()
-            first += len(started)
+    def _zeros(self) -> Tensors:
+        """A black image, and room for its outputs."""
+        return {name: np.zeros((1, *shape), dtype) for name, (shape, dtype) in self._inputs.items()} | self._rows(1)
+
+
+class _Batch:
+    """One request of Triton."""
+
+    def __init__(self, request: Any, input_names: Iterable[str], rows: Callable[[int], Tensors]) -> None:
+        # as_numpy() is a view of Triton's memory, which stays as long as the request.
+        self._request = request
+        self._inputs = {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in input_names}
+        self._size = len(next(iter(self._inputs.values())))
+        self._outputs = rows(self._size)
+        self.left = self._size
+        """Images that are not done."""
+        self.error: str | None = None
+
+    def images(self) -> list[Tensors]:
+        """Inputs and outputs of each image: views, so what is written to them is in the response."""
+        tensors = self._inputs | self._outputs
+        return [{name: tensor_B[row : row + 1] for name, tensor_B in tensors.items()} for row in range(self._size)]
+
+    def response(self) -> Any:
+        """What came out, or why nothing did."""
+        if self.error is not None:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(self.error))
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, rows_B) for name, rows_B in self._outputs.items()])
+
+    def send(self) -> None:
+        """Answer after the call has returned."""
+        final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        self._request.get_response_sender().send(self.response(), flags=final)
+
+
+class _Pipeline:
+    """Runs image after image, and answers a request when its last image is done."""
+
+    def __init__(self, runners: Sequence[ov.InferRequest]) -> None:
+        self.running = 0
+        """Images that have a place."""
+        self._changed = threading.Condition()
+        self._free: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
+        for runner in runners:
+            self._free.put(runner)
+        self._threads = ThreadPoolExecutor(len(runners))
+
+    def add(self, batch: _Batch) -> None:
+        """Run the images; returns when the last of them has a place."""
+        for image in batch.images():
+            runner = self._free.get()
+            with self._changed:
+                self.running += 1
+            self._threads.submit(self._run, batch, image, runner)
+
+    def wait_until_idle(self) -> None:
+        """Wait until no image has a place."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.running == 0)
+
+    def close(self) -> None:
+        """Wait until every request is answered."""
+        self._threads.shutdown()
+
+    def _run(self, batch: _Batch, image: Tensors, runner: ov.InferRequest) -> None:
+        error = None
+        try:
+            _run([image], [runner])
+        except Exception as e:  # whatever it is, the client must hear of it
+            error = str(e)
+        self._free.put(runner)
+        with self._changed:
+            batch.error = batch.error or error
+            batch.left -= 1
+            done = batch.left == 0
+            self.running -= 1
+            self._changed.notify_all()
+        if done:
+            batch.send()
+
+
+def _run(images: Sequence[Tensors], runners: Sequence[ov.InferRequest]) -> None:
+    """Run the images side by side, each on a runner of its own."""
+    for image, runner in zip(images, runners, strict=True):
+        for name, tensor_1 in image.items():
+            runner.set_tensor(name, ov.Tensor(tensor_1, shared_memory=True))
+        runner.start_async()
+    for runner in runners:
+        runner.wait()
 
 
 def _widths(threads: int, max_batch_size: int) -> list[int]:
@@ -147,6 +221,17 @@ def _shape_and_dtype(tensor: dict[str, Any]) -> tuple[tuple[int, ...], np.dtype[
 
 def _parameter(config: dict[str, Any], key: str, default: str) -> str:
     return str(config.get("parameters", {}).get(key, {}).get("string_value", default))
+
+
+def _inference_precision(core: ov.Core, config: dict[str, Any]) -> str:
+    """OpenVINO's name of the arithmetic; left to itself, it would choose bf16 on a CPU with AMX."""
+    asked = _parameter(config, "inference_precision", "f32")
+    if asked not in ("f32", "bf16"):
+        raise pb_utils.TritonModelException(f"parameter inference_precision: expected f32 or bf16, got {asked!r}")
+    if asked == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pb_utils.Logger.log_info(f"{config['name']}: this CPU has no bf16, computing in f32")
+        return "f32"
+    return asked
 
 
 def _cores() -> int:

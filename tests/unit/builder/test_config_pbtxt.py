@@ -13,7 +13,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from builder.artifacts import Head, OnnxModel, TensorSpec
+from builder.artifacts import CpuPrecision, Head, OnnxModel, TensorSpec
 from builder.config_pbtxt import ServingSettings, config_files
 from builder.errors import SpecError
 from builder.gpus import find_gpu
@@ -96,6 +96,7 @@ def test_same_request_gives_the_same_bytes():
 @pytest.mark.parametrize("model", [DETECTIONS, RAW], ids=["detections", "raw"])
 def test_every_machine_serves_one_contract(model):
     cpu, gpu, default = (parsed(text) for text in written(model, parameters={"metadata": "{}"}).values())
+    assert cpu.parameters.pop("inference_precision").string_value == "f32"
     for config in (cpu, gpu, default):
         assert config.name == "shapes"
         assert [(t.name, list(t.dims)) for t in config.input] == [(t.name, list(t.shape)) for t in model.inputs]
@@ -189,6 +190,13 @@ def test_threads_are_written_for_the_cpu_only_and_only_when_asked_for():
     assert parsed(asked["configs/cpu.pbtxt"]).parameters["inference_threads"].string_value == "3"
     assert "inference_threads" not in asked["config.pbtxt"]
     assert "inference_threads" not in written()["configs/cpu.pbtxt"]
+
+
+def test_the_arithmetic_of_a_cpu_is_written_for_it_alone():
+    half = written(settings=ServingSettings(cpu_precision=CpuPrecision.BF16))
+    assert parsed(half["configs/cpu.pbtxt"]).parameters["inference_precision"].string_value == "bf16"
+    assert parsed(written()["configs/cpu.pbtxt"]).parameters["inference_precision"].string_value == "f32"
+    assert "inference_precision" not in half["config.pbtxt"]
 
 
 def test_a_variable_image_size_is_refused():
