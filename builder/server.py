@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import http.client
-import ipaddress
 import json
 import math
 import os
@@ -16,14 +14,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import NoReturn, Self, TextIO
 
 from builder.errors import ServerError
+from builder.model_processes import ModelProcesses
 from builder.server_options import ServerOptions, check_ports, check_repository, ipv4_address
-from builder.tritonserver import Installation, failure_reason, find_tritonserver
+from builder.tritonserver import Installation, crash_words, failure_reason, find_tritonserver
 
 # Not a preexec_fn: it runs between fork and exec, where a thread of the parent's (gRPC's, torch's) may hold any lock.
 _DYING_WITH_PARENT = (
@@ -41,6 +39,8 @@ if os.getppid() == int(sys.argv[1]):
 )
 POLL_S = 0.02
 PROBE_TIMEOUT_S = 2.0
+WATCH_S = 1.0
+"""How often ``wait`` looks after the model processes."""
 DRAIN_S = 10
 """How long tritonserver may take for the requests in flight; it is killed twice that long after SIGTERM."""
 LOG_TAIL_LINES = 1000
@@ -66,6 +66,7 @@ class TritonServer:
         """Seconds from the start of the process until every model was ready."""
         self._address = ""
         self._process: subprocess.Popen[str] | None = None
+        self._model_processes: ModelProcesses | None = None
         self._log: collections.deque[str] = collections.deque(maxlen=LOG_TAIL_LINES)
         self._log_reader: threading.Thread | None = None
         # The prefix tells this server's regions from another's when they have to be removed after a crash.
@@ -121,11 +122,30 @@ class TritonServer:
             self.stop()
             raise
         self.ready_after_s = time.monotonic() - started
+        self._model_processes = ModelProcesses(self._process.pid)
 
     def wait(self) -> NoReturn:
-        """Block until tritonserver ends by itself, which is an error: raises ServerError with its reason."""
+        """Block until the server can no longer do its work, which is an error: raises ServerError with the reason.
+
+        That is when tritonserver ends by itself, or when the process of a model does, which Triton does not notice.
+        """
         assert self._process is not None, "the server has not been started"
-        raise self._died(self._process.wait())
+        assert self._model_processes is not None
+        suspects: set[int] = set()
+        while True:
+            dead = self._model_processes.dead()
+            # A process that is being unloaded is dead for a moment, until Triton collects it.
+            for pid in suspects & dead.keys():
+                said = crash_words(self._log)
+                killed = dead[pid].signal_number == signal.SIGKILL
+                hint = said or ("the system does that when memory runs out" if killed else "")
+                raise ServerError(
+                    f"{dead[pid]}{f' ({hint})' if hint else ''}; tritonserver would go on and fail every request to "
+                    "it, so it was stopped: start it again"
+                )
+            suspects = set(dead)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                raise self._died(self._process.wait(WATCH_S))
 
     def stop(self) -> None:
         """End tritonserver: requests in flight are answered, then every process and memory region is gone."""
@@ -271,62 +291,3 @@ class TritonServer:
             f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with exit code {exit_code}"
         )
         return ServerError(f"tritonserver {how}: {failure_reason(self._log)}")
-
-
-def serve(options: ServerOptions) -> int:
-    """Serve until SIGINT or SIGTERM, which end it in order with exit code 0.
-
-    Prints what is loaded and where it listens. Raises ServerError where the server cannot start, or ends by itself.
-    """
-    with _interrupted_by(signal.SIGINT, signal.SIGTERM):
-        try:
-            check_repository(options)
-            options = _with_config_for_this_machine(options)
-            with TritonServer(options) as server:
-                _print_status(server)
-                server.wait()
-        except KeyboardInterrupt:
-            print("stopped")
-    return 0
-
-
-def _with_config_for_this_machine(options: ServerOptions) -> ServerOptions:
-    """The options with ``config_name`` "cpu" where none is given and nothing else could be served here."""
-    without_gpu_backends = options.config_name is None and find_tritonserver().only_python_backend
-    if not without_gpu_backends or not any(options.repository.glob("*/configs/cpu.pbtxt")):
-        return options
-    print("this tritonserver has no GPU backend: serving configs/cpu.pbtxt (--config-name cpu), on the CPU")
-    return dataclasses.replace(options, config_name="cpu")
-
-
-def _print_status(server: TritonServer) -> None:
-    options = server.options
-    print(f"ready after {server.ready_after_s:.1f} s, configuration {options.config_name or 'config.pbtxt'}")
-    for name, version, state in server.models():
-        print(f"  {name} version {version}: {state}")
-    print(f"  HTTP {server.http_url}   gRPC {server.grpc_url}   metrics {server.metrics_url}")
-    if ipaddress.ip_address(ipv4_address(options.host)).is_loopback:
-        print("listening on loopback only; Ctrl-C stops it", flush=True)
-    else:
-        print(
-            f"WARNING: listening on {options.host}: whoever reaches this machine may use the models, "
-            "without a password; Ctrl-C stops it",
-            flush=True,
-        )
-
-
-@contextlib.contextmanager
-def _interrupted_by(*signals: signal.Signals) -> Iterator[None]:
-    """Turn the first of these signals into a KeyboardInterrupt, and let no further one disturb the shutdown."""
-
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        for each in signals:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    previous = {each: signal.signal(each, interrupt) for each in signals}
-    try:
-        yield
-    finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)

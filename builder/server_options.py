@@ -40,7 +40,7 @@ def check_repository(options: ServerOptions) -> None:
             f"expected a model repository at {repository}, found {'a file' if repository.exists() else 'nothing'}; "
             "write one with: python -m builder build"
         )
-    models = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
+    models = models_in(repository)
     if not models:
         raise ServerError(
             f"expected at least one NAME/config.pbtxt in {repository}, found none; "
@@ -57,6 +57,11 @@ def check_repository(options: ServerOptions) -> None:
                 f"expected a model with configs/{options.config_name}.pbtxt in {repository}, "
                 f"found {', '.join(known) or 'no configs'}; choose one of these, or leave --config-name out"
             )
+
+
+def models_in(repository: Path) -> list[str]:
+    """The names of a repository's models."""
+    return sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
 
 
 def ipv4_address(host: str) -> str:

@@ -148,10 +148,16 @@ def _as_version(text: str) -> tuple[int, ...]:
 
 
 _STATUS_ROW = re.compile(r"^\| (?P<model>\S+) +\| (?P<version>\S+) +\| UNAVAILABLE: (?P<reason>.*?) *\|$")
+_NOT_LOADED_ROW = re.compile(r"^\| (?P<model>\S+) +\| - +\| Not loaded: (?P<reason>.*?) *\|$")
 _STATUS_CONTINUED = re.compile(r"^\|  +\|  +\| (?P<reason>.*?) *\|$")
 _UNREADABLE_CONFIG = re.compile(r'Poll failed for model directory .*?: (?P<reason>.*?)"?$')
 _PROTOBUF_ERROR = re.compile(r"^\[libprotobuf ERROR [^]]*\] (?P<reason>.*)$")
 _PORT_TAKEN = re.compile(r"failed to start (?P<service>\w+) service: .*'(?P<address>\S+):(?P<port>\d+)' already in use")
+_MISSING_VERSION = re.compile(r"(?P<reason>version \d+ is specified for model '(?P<model>[^']+)', but .*?)\"?$")
+_TERMINATE = re.compile(r"^terminate called .*")
+_WHAT = re.compile(r"^ +what\(\): +(?P<reason>.*)$")
+_WHAT_WITHIN_LINES = 5
+"""Several processes write the log, so lines of others may come between a crash's two."""
 _LAST_ERROR = re.compile(r"^error: (?P<reason>.*)$")
 
 
@@ -161,14 +167,27 @@ def failure_reason(log: Iterable[str]) -> str:
     if taken := _first(_PORT_TAKEN, lines):
         service = taken["service"].lower()
         return f"port {taken['port']} of {taken['address']} is in use; free it or choose another with --{service}-port"
+    crash = crash_words(lines)
     if failed := _failed_models(lines):
-        return "; ".join(failed)
+        return "; ".join(failed) + (f" ({crash})" if crash else "")
     if unreadable := _first(_UNREADABLE_CONFIG, lines):
         where = _first(_PROTOBUF_ERROR, lines)
         return unreadable["reason"] + (f" ({where['reason']})" if where else "")
+    if crash:
+        return crash
     if last := _first(_LAST_ERROR, lines):
         return last["reason"]
     return next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing to its log")
+
+
+def crash_words(log: Iterable[str]) -> str:
+    """What C++ said of the exception that ended a process, in one line; empty where none did."""
+    lines = list(log)
+    for number, line in enumerate(lines):
+        if _TERMINATE.match(line):
+            what = _first(_WHAT, lines[number + 1 : number + 1 + _WHAT_WITHIN_LINES])
+            return f"{line.strip()}: {what['reason'].strip()}" if what else line.strip()
+    return ""
 
 
 def _failed_models(lines: list[str]) -> list[str]:
@@ -178,6 +197,11 @@ def _failed_models(lines: list[str]) -> list[str]:
     for line in lines:
         if row := _STATUS_ROW.match(line):
             failed.append(f"model {row['model']} version {row['version']}: {row['reason']}")
+            in_row = True
+        elif row := _NOT_LOADED_ROW.match(line):
+            missing = {found["model"]: found["reason"] for each in lines if (found := _MISSING_VERSION.search(each))}
+            why = missing.get(row["model"])
+            failed.append(f"model {row['model']}: {row['reason']}" + (f" ({why})" if why else ""))
             in_row = True
         elif in_row and (more := _STATUS_CONTINUED.match(line)) and more["reason"] != "At:":
             failed[-1] += f" {more['reason']}" if more["reason"] else ""

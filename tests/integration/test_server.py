@@ -1,6 +1,7 @@
 """builder.server and the OpenVINO model against a real tritonserver."""
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
 from builder.errors import ServerError
+from builder.model_processes import ModelProcesses
 from builder.server import ServerOptions, TritonServer
 
 PATIENT_S = 60
@@ -36,6 +38,27 @@ class TritonPythonModel:
         most_images = max(max(call) for call in self.calls)
         answer = np.array([[most_requests, most_images]], np.float32)
         return [pb_utils.InferenceResponse([pb_utils.Tensor("sums", answer)]) for _ in requests]
+"""
+
+# An exception of C++ that nothing catches, as OpenVINO's threads have thrown them.
+TERMINATED = """
+import ctypes
+import threading
+import time
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        if args["model_name"] == "crashes_at_once":
+            self.crash()
+
+    def crash(self):
+        library = ctypes.CDLL("libstdc++.so.6")
+        threading.Thread(target=lambda: library._ZSt21__throw_runtime_errorPKc(b"out of threads")).start()
+        time.sleep(60)
+
+    def execute(self, requests):
+        self.crash()
 """
 
 GATED = """
@@ -142,7 +165,7 @@ def processes_naming(folder):
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             command = path.read_bytes().decode(errors="replace").replace("\0", " ")
-            if str(folder) in command and "import serve" not in command:
+            if str(folder) in command and "-m builder serve" not in command:
                 found.append(command)
     return found
 
@@ -391,8 +414,30 @@ def other_backend(model):
     return "unable to find backend library for backend 'tensorrt'"
 
 
+def crash_while_loading(model):
+    (model / "1" / "model.py").write_text(TERMINATED.replace("crashes_at_once", "broken"))
+    return r"model broken version 1: .* \(terminate called .*std::runtime_error.*: out of threads\)"
+
+
+def missing_version(model):
+    with (model / "config.pbtxt").open("a") as config:
+        config.write("version_policy { specific { versions: [2] } }")
+    return r"model broken: No model version was found \(version 2 is specified for model 'broken', but .* not present\)"
+
+
 @pytest.mark.parametrize(
-    "breakage", [broken_config, missing_graph, other_output, no_batch, free_size, no_threads, other_backend]
+    "breakage",
+    [
+        broken_config,
+        missing_graph,
+        other_output,
+        no_batch,
+        free_size,
+        no_threads,
+        other_backend,
+        crash_while_loading,
+        missing_version,
+    ],
 )
 def test_a_model_that_does_not_load_is_one_line_with_the_reason(tmp_path, write_model, triton_server, breakage):
     reason = breakage(write_model(tmp_path, "broken"))
@@ -416,25 +461,18 @@ def test_log_goes_to_the_file_that_was_named(tmp_path, write_model, triton_serve
     assert "successfully loaded 'plain'" in (tmp_path / "triton.log").read_text()
 
 
-SERVE = """
-import sys
-from pathlib import Path
-from builder.server import ServerOptions, serve
-http_port, grpc_port, metrics_port = map(int, sys.argv[2:])
-sys.exit(serve(ServerOptions(
-    repository=Path(sys.argv[1]), http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port
-)))
-"""
-
-
 @pytest.fixture
 def serving(tmp_path, write_model, free_ports):
     """``python -m builder serve`` as a process of its own that has said that it is ready, and what it has said."""
     model = write_model(tmp_path, "plain")
     (model / "configs").mkdir()
     (model / "configs" / "cpu.pbtxt").write_text((model / "config.pbtxt").read_text())
+    flags = zip(("--http-port", "--grpc-port", "--metrics-port"), map(str, free_ports(3)), strict=True)
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(tmp_path), *map(str, free_ports(3))], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "builder", "serve", "--repository", str(tmp_path), *itertools.chain(*flags)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     lines = []
     try:
@@ -447,18 +485,63 @@ def serving(tmp_path, write_model, free_ports):
         process.kill()
         process.wait()
         process.stdout.close()
+        process.stderr.close()
 
 
 @pytest.mark.parametrize("stop_signal", [signal.SIGINT, signal.SIGTERM])
 def test_serve_ends_with_0_and_leaves_nothing_on_a_signal(serving, tmp_path, stop_signal):
     process, said = serving
     assert "serving configs/cpu.pbtxt" in said
+    assert f"starting tritonserver on {tmp_path}, loading 1 model ...\nready after" in said
     assert "plain version 1: READY" in said
     assert "loopback only" in said
     process.send_signal(stop_signal)
     assert process.wait(PATIENT_S) == 0
     assert processes_naming(tmp_path) == []
     assert regions_of(process.pid) == []
+
+
+def model_process(server_pid, folder):
+    """The process id of the one model process of a server."""
+    (pid,) = [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if b"triton_python_backend_stub\0" in path.read_bytes() and str(folder).encode() in path.read_bytes()
+    ]
+    return pid
+
+
+@pytest.mark.parametrize("kill_signal", [signal.SIGKILL, signal.SIGSEGV])
+def test_serve_ends_with_an_error_when_the_process_of_a_model_is_killed(serving, tmp_path, kill_signal):
+    process, _ = serving
+    os.kill(model_process(process.pid, tmp_path), kill_signal)
+    assert process.wait(PATIENT_S) == 1
+    (line,) = process.stderr.read().splitlines()
+    assert line.startswith("error: the process of model plain version 1 (pid ")
+    assert f"was killed by {kill_signal.name}" in line
+    assert ("when memory runs out" in line) == (kill_signal is signal.SIGKILL)
+    assert line.endswith("start it again")
+    assert processes_naming(tmp_path) == []
+    assert regions_of(process.pid) == []
+
+
+def test_an_exception_that_ends_the_process_of_a_model_is_quoted(tmp_path, write_model, triton_server):
+    write_model(tmp_path, "crashes", code=TERMINATED)
+    server = triton_server(tmp_path)
+    with pytest.raises(InferenceServerException, match="not healthy"):
+        Client(server).infer("crashes", images_of(1))
+    with pytest.raises(ServerError, match=r"model crashes version 1 .* was killed by SIGABRT .*: out of threads"):
+        server.wait()
+
+
+def test_a_model_that_is_unloaded_is_not_taken_for_a_dead_one(tmp_path, write_model, triton_server):
+    write_model(tmp_path, "plain")
+    server = triton_server(tmp_path, models=("plain",))
+    processes = ModelProcesses(server.pid)
+    pid = model_process(server.pid, tmp_path)
+    Client(server).grpc.unload_model("plain")
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
+    assert processes.dead() == {}
 
 
 def test_serve_does_not_outlive_kill_9(serving, tmp_path):

@@ -11,7 +11,8 @@ import pytest
 
 from builder import tritonserver
 from builder.errors import ServerError
-from builder.server import ServerOptions, TritonServer, serve
+from builder.serve import serve
+from builder.server import ServerOptions, TritonServer
 from builder.tritonserver import failure_reason, find_tritonserver
 
 PREPARED_FILES = {"libtriton_python.so", "triton_python_backend_utils.py", "triton_python_backend_stub"}
@@ -245,6 +246,21 @@ def test_reason_is_each_failed_models_row_without_its_call_stack():
             "creating server: Internal - failed to stat file",
         ),
         ("first\nlast words\n\n", "last words"),
+        (
+            "| lion | -       | Not loaded: No model version was found |\nerror: creating server: Internal - failed\n",
+            "model lion: No model version was found",
+        ),
+        (
+            "terminate called after throwing an instance of 'std::system_error'\n"
+            "I1121 another process's line\n"
+            "  what():  Resource temporarily unavailable\n"
+            "error: creating server: Internal - failed to load all models\n",
+            "terminate called after throwing an instance of 'std::system_error': Resource temporarily unavailable",
+        ),
+        (
+            "terminate called without an active exception\nlast words\n",
+            "terminate called without an active exception",
+        ),
         ("", "it wrote nothing to its log"),
     ],
 )
