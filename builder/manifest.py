@@ -1,9 +1,11 @@
 """manifest.json: from what a version was built, and the sha256 of every file in it.
 
     {"schema_version": 1, "name": "shapes", "version": 2, "build": {...},
-     "files": {"model.onnx": {"bytes": ..., "sha256": ...}, ...}}
+     "files": {"model.onnx": {"bytes": ..., "sha256": ...}, ...}, "manifest_sha256": ...}
 
 ``files`` names every file of the version's folder but the manifest itself, the copies of the configurations included.
+``manifest_sha256`` is that of the rest of the manifest as JSON with sorted keys and no white space. It finds damage and
+edits by hand; whoever means harm can write it anew.
 It holds no clock time and no path outside the folder, so that the same build gives the same bytes.
 """
 
@@ -23,6 +25,7 @@ from builder.errors import RepositoryError
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
+OWN_HASH = "manifest_sha256"
 VERSION_NAME = re.compile(r"[1-9][0-9]{0,8}")
 
 
@@ -70,9 +73,12 @@ def manifest_text(name: str, version: int, build: Mapping[str, Any], files: Mapp
         "files": {path: {"bytes": record.size_bytes, "sha256": record.sha256} for path, record in files.items()},
     }
     try:
-        return json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+        # As it will be read back: JSON knows no tuples and no numbers as keys.
+        values: dict[str, Any] = json.loads(json.dumps(manifest, allow_nan=False))
     except TypeError as error:
         raise ValueError(f"the manifest's build holds what JSON cannot: {error}") from error
+    values[OWN_HASH] = _own_sha256(values)
+    return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -112,6 +118,10 @@ def check_version(folder: Path) -> VersionCheck:
     except RepositoryError as error:
         return VersionCheck(files=0, messages=(str(error),))
     messages = []
+    if (recorded_hash := manifest.get(OWN_HASH)) is None:
+        messages.append(f"{MANIFEST}: expected {OWN_HASH}, found none: changed, or of an older release; build again")
+    elif recorded_hash != _own_sha256(manifest):
+        messages.append(f"{MANIFEST}: was changed since it was published, its {OWN_HASH} is that of another content")
     for key, expected in (("name", folder.parent.name), ("version", int(folder.name))):
         if manifest.get(key) != expected:
             messages.append(f"{MANIFEST}: expected {key} {expected!r}, as the folder says, got {manifest.get(key)!r}")
@@ -137,6 +147,14 @@ def kind_message(path: Path, repository: Path) -> str | None:
     if not stat.S_ISREG(target.stat().st_mode):
         return "expected a regular file"
     return None
+
+
+def _own_sha256(manifest: Mapping[str, Any]) -> str:
+    """The hash of a manifest's content but for the field that holds it."""
+    content = {key: value for key, value in manifest.items() if key != OWN_HASH}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    # A lone surrogate, which JSON can hold and UTF-8 cannot, is damage too, and no reason to fail.
+    return hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()
 
 
 def _is_record(record: object) -> bool:

@@ -20,7 +20,13 @@ def put(repository, weights, name="shapes", gpu="t4"):
         )
 
     files = {"model.onnx": weights, "model.py": b"# serves", "labels.txt": b"circle\n"}
-    publish(repository, name, files=files, configs=configs, build={})
+    publish(
+        repository,
+        name,
+        files=files,
+        configs=configs,
+        build={"map50": 0.5, "sizes": (1, 2), "by_number": {10: 1, 9: 2}},
+    )
 
 
 @pytest.fixture
@@ -133,6 +139,24 @@ DAMAGES = {
     "manifest of another model": (
         damage_nothing_but("2/manifest.json", edit_manifest(lambda manifest: manifest.update(name="bottles"))),
         "shapes 2: manifest.json: expected name 'shapes', as the folder says, got 'bottles'",
+    ),
+    "manifest with a better figure than was measured": (
+        damage_nothing_but("2/manifest.json", edit_manifest(lambda manifest: manifest["build"].update(map50=0.99))),
+        "shapes 2: manifest.json: was changed since it was published, its manifest_sha256 is that of another content",
+    ),
+    "manifest whose own hash was changed": (
+        damage_nothing_but(
+            "2/manifest.json", edit_manifest(lambda manifest: manifest.update(manifest_sha256="0" * 64))
+        ),
+        "shapes 2: manifest.json: was changed since it was published, its manifest_sha256 is that of another content",
+    ),
+    "manifest that holds no text": (
+        damage_nothing_but("2/manifest.json", edit_manifest(lambda manifest: manifest["build"].update(map50="\ud800"))),
+        "shapes 2: manifest.json: was changed since it was published, its manifest_sha256 is that of another content",
+    ),
+    "manifest without its own hash": (
+        damage_nothing_but("2/manifest.json", edit_manifest(lambda manifest: manifest.pop("manifest_sha256"))),
+        "shapes 2: manifest.json: expected manifest_sha256, found none: changed, or of an older release; build again",
     ),
     "manifest that names a file elsewhere": (
         damage_nothing_but(
