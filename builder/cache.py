@@ -11,14 +11,13 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from builder.durable import scratch_folder, sweep, write_file
 from builder.errors import BuilderError
 
 _RECORD = "stage.json"
@@ -42,6 +41,7 @@ class StageCache:
     def __init__(self, root: Path | None = None) -> None:
         """Keep stages under ``root``; by default in the user's cache folder."""
         self.root = root or default_root() / "stages"
+        self._swept = False
 
     def run(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> Stage:
         """The stage ``name`` for ``inputs``: found, or made by ``make(folder)``, which fills the folder.
@@ -59,40 +59,47 @@ class StageCache:
         return Stage(name=name, folder=folder, result=found, seconds=time.perf_counter() - start, reused=True)
 
     def _make(self, folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        self._sweep()
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+            with scratch_folder(folder.parent, f".{folder.name}-") as scratch:
+                result = make(scratch)
+                record = {"result": result, "files": {p.name: file_sha256(p) for p in sorted(scratch.iterdir())}}
+                write_file(scratch / _RECORD, json.dumps(record, sort_keys=True, indent=1).encode())
+                _move(scratch, folder)
         except OSError as e:
-            raise BuilderError(
-                f"the cache {self.root} cannot be written: {e.strerror}; give another with --cache."
-            ) from e
-        try:
-            result = make(scratch)
-            record = {"result": result, "files": {p.name: file_sha256(p) for p in sorted(scratch.iterdir())}}
-            (scratch / _RECORD).write_text(json.dumps(record, sort_keys=True, indent=1))
-            self._move(scratch, folder)
-        except OSError as e:
-            raise BuilderError(
-                f"the cache {self.root} cannot be written: {e.strerror or e}; give another with --cache."
-            ) from e
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            raise BuilderError(self._what_failed(e)) from e
         # Read back, so that a stage gives the same values whether it was made or found.
         made: dict[str, Any] = json.loads(json.dumps(result))
         return made
 
-    def _move(self, scratch: Path, folder: Path) -> None:
-        if folder.exists() and _read(folder) is None:  # damaged: a file is missing or was changed
-            damaged = scratch.with_name(f"{scratch.name}-damaged")
-            with contextlib.suppress(OSError):
-                folder.rename(damaged)
-            shutil.rmtree(damaged, ignore_errors=True)
-        try:
-            scratch.rename(folder)
-        except OSError:
-            # Another build of the same inputs was first, and what it made is as good.
-            if _read(folder) is None:
-                raise
+    def _sweep(self) -> None:
+        """Remove what builds that were killed have left, once."""
+        if not self._swept:
+            self._swept = True
+            for stage in self.root.glob("*/"):
+                sweep(stage, r"\.[0-9a-f]{32}-")
+
+    def _what_failed(self, error: OSError) -> str:
+        reason = error.strerror or str(error)
+        # Writing to an open file fails without a name; what a stage writes, it writes into the cache.
+        path = self.root if error.filename is None else Path(os.fsdecode(error.filename))
+        if not path.absolute().is_relative_to(self.root.absolute()):
+            return f"expected to read or write {path}, got: {reason}."
+        where = "" if path == self.root else f" ({path})"
+        return f"the cache {self.root} cannot be written: {reason}{where}; mend that, or give another with --cache."
+
+
+def _move(scratch: Path, folder: Path) -> None:
+    """Put a finished stage in its place."""
+    if folder.exists() and _read(folder) is None:  # damaged: a file is missing or was changed
+        with scratch_folder(folder.parent, f".{folder.name}-") as damaged, contextlib.suppress(OSError):
+            folder.rename(damaged / folder.name)
+    try:
+        scratch.rename(folder)
+    except OSError:
+        # Another build of the same inputs was first, and what it made is as good.
+        if _read(folder) is None:
+            raise
 
 
 def default_root() -> Path:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import BuilderError
+from builder.signals import Interrupted, interrupted_by
 
 if TYPE_CHECKING:
     from builder.cache import Stage
@@ -19,17 +22,30 @@ DEFAULT_REPOSITORY = Path("model_repository")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code: 0 done, 1 failed, 2 a wrong request, 3 a gate not passed."""
+    """Run one command; its exit code: 0 done, 1 failed, 2 a wrong request, 3 a gate not passed, 128 + a signal's."""
     arguments = parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
+        print(end="", flush=True)
     except BuilderError as e:
         print(f"error: {e}", file=sys.stderr)
         return e.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as e:
         print("interrupted; nothing was published", file=sys.stderr)
-        return 130
+        return e.exit_code if isinstance(e, Interrupted) else 128 + signal.SIGINT
+    except OSError as e:
+        return _io_failed(e)
     return code
+
+
+def _io_failed(error: OSError) -> int:
+    # The reader of a pipe may have enough, as in "| head -1"; what is left in the buffer must not fail again at exit.
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    else:
+        where = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+    return 1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -106,7 +122,8 @@ def _build(arguments: argparse.Namespace) -> int:
         how = "unchanged, reused" if stage.reused else f"{stage.seconds:.1f} s"
         print(f"{stage.name:<10} {how}", file=out, flush=True)
 
-    done = build(BuildSpec.from_sources(flags, getattr(arguments, "spec", None)), report)
+    with interrupted_by(signal.SIGTERM):
+        done = build(BuildSpec.from_sources(flags, getattr(arguments, "spec", None)), report)
     for line in _summary(done):
         print(line, file=out)
     if as_json:

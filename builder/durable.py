@@ -1,4 +1,8 @@
-"""Writing to a disk so that a crash leaves either the old or the new: synced files, locks that die with their owner."""
+"""Writing to a disk so that a crash leaves either the old or the new.
+
+Synced files, locks that die with their owner, temporary folders that the next one to come removes. An OSError from here
+names the file that could not be read or written.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,22 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+_COPIED_AT_ONCE_BYTES = 1 << 20
+
 
 def write_file(target: Path, content: bytes) -> None:
     """Write a file, its folders included, and have its content on the disk."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content)
+    with _naming(target):
+        target.write_bytes(content)
     sync(target)
 
 
@@ -26,7 +35,14 @@ def copy_file(source: Path, target: Path) -> None:
     A copy and no hard link: whoever edits the source later would edit what was published.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    # shutil.copyfile names the source, whichever of the two it fails on.
+    with source.open("rb") as reader, _naming(target), target.open("wb") as writer:
+        while True:
+            with _naming(source):
+                piece = reader.read(_COPIED_AT_ONCE_BYTES)
+            if not piece:
+                break
+            writer.write(piece)
     sync(target)
 
 
@@ -34,7 +50,8 @@ def sync(path: Path) -> None:
     """Have a file's content, or a folder's entries, on the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        with _naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -60,6 +77,29 @@ def make_folders(folder: Path, undo: ExitStack) -> None:
 
 
 @contextlib.contextmanager
+def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder ``<parent>/<prefix>...`` that is gone at the end; one that is renamed meanwhile stays.
+
+    It is locked as long as this process lives: ``sweep`` removes those of processes that were killed.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    folder, descriptor = _locked_folder(parent, prefix)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def sweep(parent: Path, prefix_pattern: str) -> None:
+    """Remove the scratch folders that killed processes have left; what cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        for folder in parent.iterdir():
+            if re.fullmatch(f"(?:{prefix_pattern})[a-z0-9_]{{8}}", folder.name):  # tempfile's eight characters
+                _remove_if_abandoned(folder)
+
+
+@contextlib.contextmanager
 def locked(path: Path, timeout_s: float) -> Iterator[None]:
     """Hold a lock file, which is removed at the end; the system gives the lock up when this process ends, however.
 
@@ -80,6 +120,42 @@ def locked(path: Path, timeout_s: float) -> Iterator[None]:
                 path.unlink()
         finally:
             os.close(descriptor)
+
+
+def _locked_folder(parent: Path, prefix: str) -> tuple[Path, int]:
+    """A new folder, and the descriptor that holds its lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            # Where the file system has no locks, nothing is swept either.
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Another process may have swept in the moment before.
+            if folder.exists():
+                return folder, descriptor
+            os.close(descriptor)
+
+
+def _remove_if_abandoned(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the file's name into an OSError that has none: those of reading, writing and syncing have none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def _try_lock(path: Path) -> int | None:

@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.cache import default_root
 from builder.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -115,26 +114,9 @@ def find_weights(path: Path) -> Path:
         return path
     if path.name != str(path) or path.suffix != ".pt":
         raise WeightsError(f"no weights at {path}; the sample {SAMPLE} is a detector to try with.")
-    folder = default_root() / "weights"
-    if (folder / path.name).is_file():
-        return folder / path.name
-    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
+    from builder.download import published_weights
 
-    if path.name not in GITHUB_ASSETS_NAMES:
-        raise WeightsError(
-            f"no weights at {path}, and Ultralytics publishes none of that name; the sample {SAMPLE} is a detector "
-            "to try with."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        attempt_download_asset(folder / path.name)
-    except Exception as e:  # ConnectionError, OSError, or whatever the transport raises
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise WeightsError(
-            f"{path} is not here and could not be downloaded ({reason}). Give --weights: the sample {SAMPLE} is a "
-            "detector to try with."
-        ) from e
-    return folder / path.name
+    return published_weights(path.name)
 
 
 def load_network(

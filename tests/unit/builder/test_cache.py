@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -76,3 +78,39 @@ def test_a_cache_that_cannot_be_written_names_the_flag(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(BuilderError, match="--cache"):
         StageCache(tmp_path / "file").run("s", {}, Maker())
+
+
+def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    def be_killed(folder: Path) -> dict[str, Any]:
+        (folder / "half").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+    child = os.fork()
+    if child == 0:
+        StageCache(tmp_path).run("killed", {}, be_killed)
+    os.waitpid(child, 0)
+    assert len(list((tmp_path / "killed").iterdir())) == 1
+    StageCache(tmp_path).run("s", {}, Maker())
+    assert list((tmp_path / "killed").iterdir()) == []
+
+
+def test_a_full_disk_while_a_stage_writes_is_told_as_the_caches(tmp_path: Path) -> None:
+    def write(folder: Path) -> dict[str, Any]:
+        # As a library does that is handed a path: the error of a write names no file.
+        with Path("/dev/full").open("w") as file:
+            file.write("x")
+        return {}
+
+    with pytest.raises(BuilderError, match=rf"the cache {tmp_path} cannot be written: No space left .* --cache"):
+        StageCache(tmp_path).run("s", {}, write)
+    assert list((tmp_path / "s").iterdir()) == []
+
+
+def test_another_file_that_cannot_be_read_is_not_told_as_the_caches(tmp_path: Path) -> None:
+    def read(folder: Path) -> dict[str, Any]:
+        return {"text": (tmp_path / "weights.pt").read_text()}
+
+    with pytest.raises(BuilderError, match=r"read or write .*weights\.pt, got: No such file") as caught:
+        StageCache(tmp_path / "cache").run("s", {}, read)
+    assert "--cache" not in str(caught.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,81 @@ def test_usage_errors_exit_2() -> None:
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 2
+
+
+def hidden(folder: Path) -> list[str]:
+    return [str(path.relative_to(folder)) for path in folder.rglob(".*")]
+
+
+def test_sigterm_ends_a_build_with_143_and_leaves_nothing_half_done(tmp_path: Path) -> None:
+    repository, cache, weights = tmp_path / "repository", tmp_path / "cache", ROOT / "examples/shapes/shapes.pt"
+    arguments = ["--weights", weights, "--imgsz", "64", "--repository", repository, "--cache", cache]
+    command = [sys.executable, "-m", "builder", "build", *map(str, arguments)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not (cache.is_dir() and hidden(cache)):
+            assert process.poll() is None, "it ended before a stage began"
+            time.sleep(0.01)
+        process.terminate()
+        said = process.communicate()[1]
+    assert process.returncode == 143
+    assert said.splitlines()[-1] == "interrupted; nothing was published"
+    assert "Traceback" not in said
+    assert hidden(cache) == []
+    assert not repository.exists()
+
+
+def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builder.verify.verify", interrupt)
+    assert main(["verify"]) == 130
+    assert capsys.readouterr().err == "interrupted; nothing was published\n"
+
+
+def test_a_cache_that_is_a_file(refusal, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("mine")
+    line = refusal("--weights", str(ROOT / "examples/shapes/shapes.pt"), "--imgsz", "64")
+    assert f"the cache {tmp_path / 'cache'} cannot be written" in line
+    assert "--cache" in line
+
+
+def test_weights_that_cannot_be_downloaded_leave_no_folder(
+    refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No proxy listens there, so that nothing is downloaded on a machine that could.
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    monkeypatch.setattr("ultralytics.utils.downloads.is_online", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    line = refusal("--weights", "yolo11n.pt")
+    assert "could not be downloaded (Download failure for" in line
+    assert "examples/shapes/shapes.pt" in line
+    assert line.isascii()
+    assert not (tmp_path / "user").exists()
+
+
+def test_a_download_folder_that_cannot_be_written_is_one_line(
+    refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.chdir(tmp_path)
+    assert "set XDG_CACHE_HOME to another folder" in refusal("--weights", "yolo11n.pt")
+
+
+def test_a_reader_that_has_enough_is_no_error_to_report(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from builder.cli import main\n"
+        "sys.argv[1:] = ['verify', '--repository', sys.argv[1]]\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    (tmp_path / "model").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 1

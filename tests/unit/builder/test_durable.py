@@ -1,11 +1,16 @@
 """Locks and synced files, apart from what is published with them."""
 
+import errno
 import fcntl
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
-from builder.durable import locked, make_folders
+from builder.durable import copy_file, locked, make_folders, scratch_folder, sweep, write_file
 
 
 def is_free(path):
@@ -65,3 +70,78 @@ def test_new_folders_are_undone_and_used_ones_stay(tmp_path):
         make_folders(tmp_path / "old" / "new" / "deeper", undo)
         (tmp_path / "old" / "new" / "file").touch()
     assert [path.name for path in (tmp_path / "old" / "new").iterdir()] == ["file"]
+
+
+def test_the_file_that_a_full_disk_cannot_take_is_named(tmp_path):
+    (tmp_path / "source").write_bytes(b"content")
+    full = Path("/dev/full")  # every write to it fails as one to a full disk does
+    for write in (lambda: copy_file(tmp_path / "source", full), lambda: write_file(full, b"content")):
+        with pytest.raises(OSError, match="No space left") as caught:
+            write()
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(full))
+
+
+def test_the_file_that_cannot_be_read_is_named(tmp_path):
+    unreadable = Path("/proc/self/mem")  # nothing is mapped at address 0
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        copy_file(unreadable, tmp_path / "target")
+    assert caught.value.filename == str(unreadable)
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) + 3])
+def test_a_copy_is_whole(tmp_path, size):
+    (tmp_path / "source").write_bytes(os.urandom(size))
+    copy_file(tmp_path / "source", tmp_path / "new" / "target")
+    assert (tmp_path / "new" / "target").read_bytes() == (tmp_path / "source").read_bytes()
+
+
+def test_a_scratch_folder_of_a_living_process_stays_and_that_of_a_killed_one_is_swept(tmp_path):
+    ready, say_ready = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with scratch_folder(tmp_path, "half-") as folder:
+            (folder / "file").touch()
+            os.write(say_ready, b"!")
+            signal.pause()
+    os.read(ready, 1)
+    sweep(tmp_path, "half-")
+    (folder,) = tmp_path.iterdir()
+    assert (folder / "file").exists()
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    sweep(tmp_path, "half-")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_but_scratch_folders_is_swept(tmp_path):
+    for name in ("half-", "half-finished-work", "other-0123abcd"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "half-0123abcd").write_text("a file")
+    (tmp_path / "elsewhere" / "precious").mkdir(parents=True)
+    (tmp_path / "half-89abcdef").symlink_to(tmp_path / "elsewhere")
+    before = sorted(tmp_path.rglob("*"))
+    sweep(tmp_path, "half-")
+    assert sorted(tmp_path.rglob("*")) == before
+    sweep(tmp_path / "nowhere", "half-")
+
+
+def test_sweeping_at_any_moment_takes_no_folder_from_its_owner(tmp_path):
+    def use(number):
+        if number % 2:
+            sweep(tmp_path, "half-")
+        else:
+            with scratch_folder(tmp_path, "half-") as folder:
+                (folder / "file").write_text("mine")
+                return (folder / "file").read_text() == "mine"
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(use, range(400)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scratch_folder_that_was_renamed_stays(tmp_path):
+    with scratch_folder(tmp_path, "half-") as folder:
+        (folder / "file").touch()
+        folder.rename(tmp_path / "whole")
+    assert [path.name for path in tmp_path.rglob("*")] == ["whole", "file"]
