@@ -167,7 +167,7 @@ def _of_repository(arguments: argparse.Namespace) -> _Subject:
         has = ", ".join(map(str, present)) or "none"
         raise RepositoryError(f"expected version {version} in {model}, found {has}; build it again, or name another.")
     if messages := check_version(folder).messages:
-        raise RepositoryError(f"{folder} is not what was published: {messages[0]}; build it again.")
+        raise RepositoryError(f"{folder} is not what was published: {messages[0]}.")
     build = read_manifest(folder)["build"]
     names, precision = tuple(build["network"]["names"]), build["spec"]["precision"]
     return _in_process(arguments, folder, folder / build["graph"]["file"], names, precision)
