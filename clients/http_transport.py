@@ -29,6 +29,7 @@ from clients.transport import (
     connection_closed,
     model_not_served,
     no_answer,
+    no_inference,
     no_server,
     refused,
     wrong_protocol,
@@ -82,6 +83,8 @@ class HttpTransport:
         response = self._request("GET", f"{_model_path(model, version)}/config", timeout_s)
         if response.status != http.client.OK:
             raise self._error(response, model, version)
+        if not response.body:
+            raise no_inference(self._address)
         config: dict[str, Any] = self._json(response)
         return config
 

@@ -22,7 +22,7 @@ from clients.errors import (
     one_line,
 )
 
-START_HINT = "start one with: python -m builder serve, or give its address (--url)"
+START_HINT = "start one with: python -m builder serve, or give the address of one that runs (url, --url)"
 SIDE_CALL_TIMEOUT_S = 3.0
 """For the questions that only make an error's message better."""
 
@@ -109,7 +109,17 @@ def wrong_protocol(address: Address, reason: object) -> ServerUnavailableError:
     mine, other = ("gRPC", "HTTP") if address.scheme == "grpc" else ("HTTP", "gRPC")
     return ServerUnavailableError(
         f"the server at {address} does not speak {mine} ({one_line(reason)}): "
-        f"if {address.port} is its {other} port, use {other.lower()}://{address.netloc}"
+        f"if {address.port} is its {other} port, use {other.lower()}://{address.netloc}; its metrics port takes no "
+        "requests"
+    )
+
+
+def no_inference(address: Address) -> ServerUnavailableError:
+    """Something answers at the address in the scheme's protocol, and says nothing."""
+    # Triton's metrics port answers so to whatever is asked.
+    return ServerUnavailableError(
+        f"the server at {address} answers with nothing: if {address.port} is Triton's metrics port (8002), give its "
+        "HTTP port (8000) or its gRPC port (8001)"
     )
 
 

@@ -372,6 +372,14 @@ class TestErrors:
                 Detector(f"{mine}://{other.partition('://')[2]}", "painted")
             self.check(caught.value, "does not speak", f"use {other}")
 
+    @pytest.mark.parametrize(("scheme", "message"), [("http", "give its HTTP port"), ("grpc", "takes no requests")])
+    def test_metrics_port_is_not_taken_for_a_model_of_another_contract(
+        self, server: TritonServer, scheme: str, message: str
+    ) -> None:
+        with pytest.raises(ServerUnavailableError) as caught:
+            Detector(f"{scheme}://127.0.0.1:{server.options.metrics_port}", "painted")
+        self.check(caught.value, "metrics port", message)
+
     def test_closed_detector_says_so(self, url: str) -> None:
         detector = Detector(url, "painted")
         detector.detect(picture(9, 9, {}))

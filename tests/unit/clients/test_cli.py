@@ -87,6 +87,9 @@ def test_without_a_server_there_is_one_line(url: str, message: str) -> None:
     assert result.returncode == 1
     assert result.stdout == ""
     assert result.stderr.startswith(message)
+    if "start one with" in message:
+        # Who uses the library gives a url, who uses the command line gives --url.
+        assert result.stderr.endswith("give the address of one that runs (url, --url)\n")
     assert result.stderr.count("\n") == 1
 
 

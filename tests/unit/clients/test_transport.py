@@ -202,6 +202,13 @@ class TestOtherServers:
                 transport.model_config("shapes", "", 5)
             transport.close()
 
+    def test_server_that_answers_with_nothing_is_taken_for_the_metrics_port(self) -> None:
+        with http_server(lambda handler: reply(handler, 200, b"")) as url:
+            transport = connect(url)
+            with pytest.raises(ServerUnavailableError, match=r"is Triton's metrics port .* give its HTTP port"):
+                transport.model_config("shapes", "", 5)
+            transport.close()
+
     def test_idle_connection_that_the_server_closed_is_replaced(self) -> None:
         connections = set()
 
