@@ -93,7 +93,8 @@ def check_model_name(name: str) -> str:
     """
     if not MODEL_NAME.fullmatch(name):
         raise SpecError(
-            f"model name: expected 1 to 100 letters, digits, '_', '.' or '-', with no leading '.', got {name!r}"
+            f"model name: expected 1 to 100 letters, digits, '_', '.' or '-', with no leading '.', got {name!r}; "
+            "give another with --name"
         )
     return name
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_serializer
 
 from builder.artifacts import CpuPrecision, Head, Precision
 from builder.errors import SpecError
@@ -16,7 +16,10 @@ from builder.errors import SpecError
 def _two_sides(value: object) -> object:
     """``640``, ``384,640`` or ``[384, 640]`` as (height, width)."""
     if isinstance(value, str):
-        value = [part.strip() for part in value.split(",")]
+        sides = [part.strip() for part in value.split(",")]
+        if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+            raise ValueError("expected one side or height,width in pixels, such as 640 or 384,640")
+        value = sides
     if isinstance(value, int) and not isinstance(value, bool):
         value = [value]
     if isinstance(value, list) and len(value) == 1:
@@ -25,7 +28,16 @@ def _two_sides(value: object) -> object:
 
 
 def _name_list(value: object) -> object:
+    """``a,b``, a list, or names by number as Ultralytics writes them."""
+    if isinstance(value, Mapping):
+        if set(value) != set(range(len(value))):
+            raise ValueError("expected class names numbered 0, 1, 2, … without gaps")
+        return [value[number] for number in range(len(value))]
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _path_list(value: object) -> object:
+    return [value] if isinstance(value, str | Path) else value
 
 
 Side = Annotated[int, Field(ge=32, le=8192)]
@@ -40,7 +52,7 @@ class BuildSpec(BaseModel):
     """.pt or .onnx; a name that Ultralytics publishes is downloaded where no such file exists."""
     model: str | None = None
     """The model description (a yaml) that a bare state_dict belongs to."""
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=128)] | None = None
+    name: str | None = None
     """The model's name in the repository; the weights' stem where none is given."""
     names: Annotated[tuple[str, ...], BeforeValidator(_name_list)] | None = None
     """Class names, where the weights hold none."""
@@ -62,7 +74,7 @@ class BuildSpec(BaseModel):
     max_queue_delay_us: Annotated[int, Field(ge=0, le=1_000_000)] = 500
     max_queue_size: Annotated[int, Field(ge=1)] = 128
     queue_timeout_ms: Annotated[int, Field(ge=1)] = 1000
-    images: tuple[Path, ...] = ()
+    images: Annotated[tuple[Path, ...], BeforeValidator(_path_list)] = ()
     """Pictures that parity is measured on; two that come with Ultralytics where none is given."""
     repository: Path = Path("model_repository")
     cache: Path | None = None
@@ -76,14 +88,22 @@ class BuildSpec(BaseModel):
         half = CpuPrecision.FP32 if self.precision is Precision.FP32 else CpuPrecision.BF16
         return self.cpu_precision or half
 
+    @field_serializer("model", when_used="json")
+    def _model_without_its_folder(self, model: str | None) -> str | None:
+        # Where things lie on the building machine says nothing of the build.
+        return model and Path(model).name
+
     @property
     def model_name(self) -> str:
         """The model's folder in the repository."""
-        return self.name or self.weights.stem
+        return self.weights.stem if self.name is None else self.name
 
     @classmethod
     def from_sources(cls, flags: Mapping[str, Any], spec_path: Path | None) -> BuildSpec:
-        """Flags over the YAML at ``spec_path`` over the defaults; paths in the YAML are relative to its folder.
+        """Flags over the YAML at ``spec_path`` over the defaults.
+
+        Paths in the YAML are relative to its folder. Weights and a model that are no file there, and have a bare name
+        that Ultralytics may know (``yolo...``), stay that name.
 
         Raises:
             SpecError: an unreadable file, an unknown name (with the nearest), or a value out of its range.
@@ -97,7 +117,8 @@ class BuildSpec(BaseModel):
         try:
             spec = cls.model_validate(values)
         except ValidationError as e:
-            raise SpecError("; ".join(_describe(error) for error in e.errors())) from e
+            # Both sides of an imgsz may be wrong in the same way.
+            raise SpecError("; ".join(dict.fromkeys(map(_describe, e.errors())))) from e
         if spec.weights.suffix.lower() not in (".pt", ".onnx"):
             raise SpecError(f"--weights {spec.weights}: expected a .pt or .onnx file.")
         return spec
@@ -117,14 +138,32 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             f"--spec {path}: expected names and values, such as 'gpu: t4'; it holds {type(content).__name__}."
         )
     values = {str(key).replace("-", "_"): value for key, value in content.items()}
-    for key in ("weights", "repository", "cache"):
-        if isinstance(values.get(key), str) and (key != "weights" or (path.parent / values[key]).exists()):
+    for key in ("repository", "cache"):
+        if isinstance(values.get(key), str):
             values[key] = path.parent / values[key]
-    if isinstance(values.get("images"), list):
-        values["images"] = [path.parent / str(image) for image in values["images"]]
+    for key in ("weights", "model"):
+        if isinstance(values.get(key), str):
+            values[key] = _file_or_known_name(values[key], key, path)
+    images = _path_list(values.get("images"))
+    if isinstance(images, list) and all(isinstance(image, str) for image in images):
+        values["images"] = [path.parent / image for image in images]
     return values
+
+
+def _file_or_known_name(value: str, key: str, spec_path: Path) -> str:
+    """A path of the YAML as this process finds it, or a name as it is."""
+    path = spec_path.parent / value
+    if path.exists() or Path(value).name != value or not value.lower().startswith("yolo"):
+        return str(path)
+    # A name would be looked for in the current folder first, and the YAML mean another file from there.
+    if Path(value).exists():
+        raise SpecError(
+            f"{spec_path}: {key}: {value} is not in {spec_path.parent}, but in the current folder; give the way to it "
+            f"from the YAML's folder, or --{key} {value}."
+        )
+    return value
 
 
 def _describe(error: Any) -> str:
     flag = "--" + str(error["loc"][0]).replace("_", "-") if error["loc"] else "the spec"
-    return f"{flag}: {error['msg']}; it was {error['input']!r}"
+    return f"{flag}: {error['msg'].removeprefix('Value error, ')}; it was {error['input']!r}"

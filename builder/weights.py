@@ -151,7 +151,7 @@ def load_network(
     else:
         task = type(model).__name__
         if task != "DetectionModel":
-            raise WeightsError(f"{path} is a {_task_name(task)}; only detection models can be built.")
+            raise WeightsError(f"{path} is {_task_name(task)}; only detection models can be built.")
         if trust:
             return _network(model.float().eval(), names, _imgsz(content), KeyReport())
         state = _state_dict(model)
@@ -372,14 +372,14 @@ def _without_prefix(key: str) -> str:
 
 def _task_name(class_name: str) -> str:
     tasks = {
-        "SegmentationModel": "segmentation model",
-        "PoseModel": "pose model",
-        "OBBModel": "oriented-box (OBB) model",
-        "ClassificationModel": "classification model",
-        "RTDETRDetectionModel": "RT-DETR model",
-        "WorldModel": "YOLO-World model",
+        "SegmentationModel": "a segmentation model",
+        "PoseModel": "a pose model",
+        "OBBModel": "an oriented-box (OBB) model",
+        "ClassificationModel": "a classification model",
+        "RTDETRDetectionModel": "an RT-DETR model",
+        "WorldModel": "a YOLO-World model",
     }
-    return tasks.get(class_name, f"{class_name}, no YOLO detection model")
+    return tasks.get(class_name, f"of the class {class_name}, which is no YOLO detection model")
 
 
 def _read_yaml(name: str) -> object:
@@ -425,7 +425,7 @@ def _checked_description(description: object, origin: str) -> dict[str, Any]:
             raise WeightsError(f"the model description of {origin} names {name!r}, which is no layer.")
     if layers[-1] not in DETECT_HEADS:
         raise WeightsError(
-            f"{origin} ends in a {layers[-1]} head; only detection models (Detect, v10Detect) can be built."
+            f"{origin} ends in the head {layers[-1]}; only detection models (Detect, v10Detect) can be built."
         )
     return checked
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -64,6 +65,15 @@ def test_imgsz_that_is_no_multiple_of_the_stride(refusal) -> None:
     assert line.startswith("2 ")
     assert "multiple of the model's stride 32" in line
     assert "--imgsz 640" in line
+
+
+def test_weights_whose_name_no_model_can_have(refusal, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "examples/shapes/shapes.pt", tmp_path / "my model.pt")
+    line = refusal("--weights", str(tmp_path / "my model.pt"))
+    assert "got 'my model'; give another with --name" in line
+    line = refusal("--weights", str(tmp_path / "my model.pt"), "--name", "../evil")
+    assert "got '../evil'; give another with --name" in line
+    assert "got ''; give another with --name" in refusal("--weights", str(tmp_path / "my model.pt"), "--name", "")
 
 
 def test_a_segmentation_model(refusal, tmp_path: Path) -> None:

@@ -35,13 +35,86 @@ def test_flags_win_over_yaml_and_yaml_over_defaults(tmp_path: Path) -> None:
     assert (merged.imgsz, merged.names) == ((384, 640), ("a", "b"))
 
 
-def test_paths_in_yaml_are_relative_to_its_folder(tmp_path: Path) -> None:
-    (tmp_path / "w.pt").write_bytes(b"x")
-    (tmp_path / "build.yaml").write_text("weights: w.pt\nrepository: repo\nimages: [a.jpg]\n")
-    merged = BuildSpec.from_sources({}, tmp_path / "build.yaml")
-    assert merged.weights == tmp_path / "w.pt"
-    assert merged.repository == tmp_path / "repo"
-    assert merged.images == (tmp_path / "a.jpg",)
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, which is not the YAML's."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def from_yaml(tmp_path: Path, content: str) -> BuildSpec:
+    (tmp_path / "build.yaml").write_text(content)
+    return BuildSpec.from_sources({}, Path("..") / "build.yaml")
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("there", [True, False])
+def test_paths_in_yaml_are_relative_to_its_folder(tmp_path: Path, there: bool) -> None:
+    if there:
+        for name in ("w.pt", "net.yaml", "a.jpg"):
+            (tmp_path / name).touch()
+    merged = from_yaml(
+        tmp_path, "weights: w.pt\nmodel: net.yaml\nrepository: repo\ncache: c\nimages: [a.jpg, b/c.jpg]\n"
+    )
+    assert (merged.weights, merged.model) == (Path("../w.pt"), "../net.yaml")
+    assert (merged.repository, merged.cache) == (Path("../repo"), Path("../c"))
+    assert merged.images == (Path("../a.jpg"), Path("../b/c.jpg"))
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_weights_in_the_current_folder_are_not_taken_for_the_yamls(tmp_path: Path) -> None:
+    Path("w.pt").touch()
+    Path("sub").mkdir()
+    Path("sub/yolo11n.pt").touch()
+    assert from_yaml(tmp_path, "weights: w.pt\n").weights == Path("../w.pt")
+    assert from_yaml(tmp_path, "weights: sub/yolo11n.pt\n").weights == Path("../sub/yolo11n.pt")
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_name_that_ultralytics_may_know_stays_one_where_no_such_file_is(tmp_path: Path) -> None:
+    merged = from_yaml(tmp_path, "weights: yolo11n.pt\nmodel: yolo11n.yaml\n")
+    assert (merged.weights, merged.model) == (Path("yolo11n.pt"), "yolo11n.yaml")
+    (tmp_path / "yolo11n.pt").touch()
+    (tmp_path / "yolo11n.yaml").touch()
+    merged = from_yaml(tmp_path, "weights: yolo11n.pt\nmodel: yolo11n.yaml\n")
+    assert (merged.weights, merged.model) == (Path("../yolo11n.pt"), "../yolo11n.yaml")
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(("key", "name"), [("weights", "yolo11n.pt"), ("model", "yolo11n.yaml")])
+def test_a_name_that_would_be_found_in_the_current_folder_is_refused(tmp_path: Path, key: str, name: str) -> None:
+    Path(name).touch()
+    with pytest.raises(SpecError, match=rf"{key}: {name} is not in \.\., but in the current folder.* --{key} {name}"):
+        from_yaml(tmp_path, f"{key}: {name}\n")
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_one_image_needs_no_list(tmp_path: Path) -> None:
+    assert from_yaml(tmp_path, "images: a.jpg\n").images == (Path("../a.jpg"),)
+    assert spec(images=Path("a.jpg")).images == (Path("a.jpg"),)
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_names_may_be_numbered_as_ultralytics_writes_them(tmp_path: Path) -> None:
+    assert from_yaml(tmp_path, "names:\n  1: b\n  0: a\n").names == ("a", "b")
+    assert from_yaml(tmp_path, "names: {0: a, 1: b}\n").names == ("a", "b")
+
+
+def test_the_record_of_a_request_has_no_folder_of_this_machine() -> None:
+    assert spec(model="/home/me/nets/mine.yaml").model_dump(mode="json")["model"] == "mine.yaml"
+    assert spec().model_dump(mode="json")["model"] is None
+
+
+def test_a_wrong_imgsz_is_told_once() -> None:
+    with pytest.raises(SpecError) as caught:
+        spec(imgsz="abc")
+    expected = "--imgsz: expected one side or height,width in pixels, such as 640 or 384,640; it was 'abc'"
+    assert str(caught.value) == expected
+    with pytest.raises(SpecError) as caught:
+        spec(imgsz=31)
+    assert str(caught.value).count("--imgsz") == 1
 
 
 @pytest.mark.parametrize(
@@ -54,7 +127,7 @@ def test_paths_in_yaml_are_relative_to_its_folder(tmp_path: Path) -> None:
         ({"max_batch": 0}, "--max-batch"),
         ({"iou": 1.5}, "--iou"),
         ({"candidates": 5000}, "--candidates"),
-        ({"name": "../evil"}, "--name"),
+        ({"names": {0: "a", 2: "b"}}, "--names: expected class names numbered 0, 1, 2, … without gaps; it was"),
         ({"weights": "model.tflite"}, ".pt or .onnx"),
     ],
 )

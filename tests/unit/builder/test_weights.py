@@ -183,7 +183,7 @@ def test_another_task_is_refused_by_its_name(task: str, tmp_path: Path) -> None:
     suffix = {"Segmentation": "seg", "Pose": "pose", "OBB": "obb", "Classification": "cls"}[task]
     other = getattr(tasks, f"{task}Model")(f"yolo11n-{suffix}.yaml", verbose=False)
     message = refusal(save_checkpoint(other, tmp_path / "m.pt"))
-    expected = {"OBB": "oriented-box (OBB) model"}.get(task, f"{task.lower()} model")
+    expected = {"OBB": "is an oriented-box (OBB) model"}.get(task, f"is a {task.lower()} model")
     assert expected in message
     torch.save(other.state_dict(), tmp_path / "s.pt")
     assert "only detection models" in refusal(tmp_path / "s.pt", model_yaml=f"yolo11n-{suffix}.yaml")
