@@ -203,3 +203,12 @@ def test_a_reader_that_has_enough_is_no_error_to_report(tmp_path: Path) -> None:
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait() == 1
+
+
+def test_make_clean_leaves_what_the_repository_has(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "builder").mkdir()
+    for made in (".venv", "demo", ".pytest_cache", ".mypy_cache", ".ruff_cache", "yolo_triton.egg-info"):
+        (tmp_path / made).mkdir()
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["Makefile", "builder"]
