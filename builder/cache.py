@@ -12,7 +12,7 @@ import importlib.metadata
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,8 @@ class StageCache:
         self._sweep()
         try:
             with scratch_folder(folder.parent, f".{folder.name}-") as scratch:
-                result = make(scratch)
+                with _naming_what_was_written(scratch):
+                    result = make(scratch)
                 record = {"result": result, "files": {p.name: file_sha256(p) for p in sorted(scratch.iterdir())}}
                 write_file(scratch / _RECORD, json.dumps(record, sort_keys=True, indent=1).encode())
                 _move(scratch, folder)
@@ -81,12 +82,24 @@ class StageCache:
 
     def _what_failed(self, error: OSError) -> str:
         reason = error.strerror or str(error)
-        # Writing to an open file fails without a name; what a stage writes, it writes into the cache.
         path = self.root if error.filename is None else Path(os.fsdecode(error.filename))
         if not path.absolute().is_relative_to(self.root.absolute()):
             return f"expected to read or write {path}, got: {reason}."
         where = "" if path == self.root else f" ({path})"
         return f"the cache {self.root} cannot be written: {reason}{where}; mend that, or give another with --cache."
+
+
+@contextlib.contextmanager
+def _naming_what_was_written(folder: Path) -> Iterator[None]:
+    """Put a file's name into an OSError that has none, as that of a write has."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            # A library that was handed a path stops at the file that it could not write: the newest.
+            newest = max(folder.rglob("*"), key=lambda path: path.lstat().st_mtime_ns, default=None)
+            error.filename = None if newest is None else str(newest)
+        raise
 
 
 def _move(scratch: Path, folder: Path) -> None:

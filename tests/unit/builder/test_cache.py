@@ -97,12 +97,17 @@ def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path) -> None
 
 def test_a_full_disk_while_a_stage_writes_is_told_as_the_caches(tmp_path: Path) -> None:
     def write(folder: Path) -> dict[str, Any]:
+        (folder / "first.onnx").touch()
+        os.utime(folder / "first.onnx", (0, 0))
+        (folder / "second.onnx").symlink_to("/dev/full")
         # As a library does that is handed a path: the error of a write names no file.
-        with Path("/dev/full").open("w") as file:
+        with (folder / "second.onnx").open("w") as file:
             file.write("x")
         return {}
 
-    with pytest.raises(BuilderError, match=rf"the cache {tmp_path} cannot be written: No space left .* --cache"):
+    with pytest.raises(
+        BuilderError, match=rf"the cache {tmp_path} cannot be written: No space left .*second.onnx.* --cache"
+    ):
         StageCache(tmp_path).run("s", {}, write)
     assert list((tmp_path / "s").iterdir()) == []
 
