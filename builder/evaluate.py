@@ -64,7 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     data = read_split(arguments.data, arguments.split)
     try:
-        with _subject(arguments) as subject:
+        # Ultralytics logs to stdout, the making of its settings on a machine's first day among it.
+        with contextlib.redirect_stdout(sys.stderr), _subject(arguments) as subject:
             check_names(data, subject.names)
             report = evaluate(data, subject.detect, arguments.confidence, _progress)
     except ClientError as e:
@@ -85,7 +86,8 @@ def table(report: AccuracyReport, title: str) -> list[str]:
     if report.unreadable:
         names = "; ".join(each.problem for each in report.unreadable[:5])
         more = f"; and {len(report.unreadable) - 5} more" if len(report.unreadable) > 5 else ""
-        lines.append(f"warning: {len(report.unreadable)} images cannot be read and count for nothing: {names}{more}")
+        part = f"{len(report.unreadable)} of {len(report.detections)} images"
+        lines.append(f"warning: {part} cannot be read and count for nothing: {names}{more}")
     rows = [COLUMNS, *map(_cells, (report.overall, *report.sizes, *report.classes))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     for row in rows:
