@@ -32,26 +32,14 @@ class Arrangement:
         return measure(self.callers, settle_s=settle_s, duration_s=duration_s, images_per_call=self.images_per_call)
 
 
-def quickest_arrangement(
-    model: ServedModel, pictures_PHWC: NDArray[np.uint8], concurrency: int, trial_s: float
-) -> Arrangement:
-    """The arrangement of most images per second in a trial of ``trial_s`` each, taken in turns."""
-    arrangements = _arrangements(model, pictures_PHWC, concurrency)
-    best = [0.0] * len(arrangements)
-    for _ in range(2):
-        for index, arrangement in enumerate(arrangements):
-            window = arrangement.measure(trial_s / 4, trial_s / 2)
-            best[index] = max(best[index], window.throughput_images_per_s)
-    return arrangements[best.index(max(best))]
-
-
 def answers(model: ServedModel, pictures_PHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
     """FP32 [P, N, 6]: what the graph answers to each picture alone."""
     request = _compiled(model, 1, 1, "LATENCY").create_infer_request()
     return np.concatenate([request.infer([picture_HWC[None]])[0] for picture_HWC in pictures_PHWC])
 
 
-def _arrangements(model: ServedModel, pictures_PHWC: NDArray[np.uint8], concurrency: int) -> list[Arrangement]:
+def arrangements(model: ServedModel, pictures_PHWC: NDArray[np.uint8], concurrency: int) -> list[Arrangement]:
+    """The ways that are worth measuring: which is quickest depends on the graph and the machine."""
     threads = model.threads
     if concurrency == 1:
         return [

@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.figures import Spread, Window, percentile_ms, ratios
-from benchmarks.in_process import Arrangement, answers, quickest_arrangement
+from benchmarks.in_process import Arrangement, answers, arrangements
 from benchmarks.load import Call, measure
 from benchmarks.machine import OtherLoad, environment
 from benchmarks.overhead_report import OverheadReport, Row, Target
@@ -65,7 +66,7 @@ def measure_overhead(options: OverheadOptions, argv: Sequence[str], progress: Ca
             name: stack.enter_context(callers(server, model.contract, pictures_PHWC, max(CONCURRENCIES)))
             for name, callers in ((GRPC, grpc_callers), (SHARED_MEMORY, shared_memory_callers))
         }
-        in_process = {n: quickest_arrangement(model, pictures_PHWC, n, options.duration_s) for n in CONCURRENCIES}
+        in_process = {n: arrangements(model, pictures_PHWC, n) for n in CONCURRENCIES}
         run = _Run(options, server, in_process, served)
         others = OtherLoad(server.pid)
         for turn in range(options.repeats):
@@ -81,7 +82,7 @@ def measure_overhead(options: OverheadOptions, argv: Sequence[str], progress: Ca
             pictures=tuple(path.name for path in paths),
             repeats=options.repeats,
             duration_s=options.duration_s,
-            in_process={n: arrangement.description for n, arrangement in in_process.items()},
+            in_process={n: run.quickest(n).description for n in CONCURRENCIES},
             largest_difference=_largest_difference(model, pictures_PHWC, served),
             other_cpu_share=other_cpu_share,
             rows=run.rows(),
@@ -92,20 +93,23 @@ def measure_overhead(options: OverheadOptions, argv: Sequence[str], progress: Ca
 
 @dataclass
 class _Run:
-    """The windows of all turns, by arrangement and concurrency."""
+    """The windows of all turns, by arrangement and concurrency; in process, those of each way to arrange it."""
 
     options: OverheadOptions
     server: TritonServer
-    in_process: Mapping[int, Arrangement]
+    in_process: Mapping[int, Sequence[Arrangement]]
     served: Mapping[str, Sequence[Call]]
     windows: dict[tuple[str, int], list[Window]] = field(default_factory=dict)
+    windows_in_process: dict[tuple[str, int], list[Window]] = field(default_factory=dict)
     counters: dict[tuple[str, int], ServerCounters] = field(default_factory=dict)
 
     def turn(self) -> None:
         """Measure everything once."""
         settle_s, duration_s = self.options.settle_s, self.options.duration_s
         for concurrency in CONCURRENCIES:
-            self._add((IN_PROCESS, concurrency), self.in_process[concurrency].measure(settle_s, duration_s))
+            for way in self.in_process[concurrency]:
+                windows = self.windows_in_process.setdefault((way.description, concurrency), [])
+                windows.append(way.measure(settle_s, duration_s))
             for name, callers in self.served.items():
                 before = server_counters(self.server, self.options.model)
                 window = measure(callers[:concurrency], settle_s=settle_s, duration_s=duration_s)
@@ -114,17 +118,26 @@ class _Run:
                 self._add(key, window)
                 self.counters[key] = self.counters[key] + counted if key in self.counters else counted
 
+    def quickest(self, concurrency: int) -> Arrangement:
+        """The way in process that got the most done, by the median of its turns."""
+        return max(
+            self.in_process[concurrency],
+            key=lambda way: median(
+                window.throughput_images_per_s for window in self.windows_in_process[way.description, concurrency]
+            ),
+        )
+
     def last_turn_text(self) -> str:
         """Images per second of the last turn."""
         return ", ".join(
             f"{name} x{concurrency} {windows[-1].throughput_images_per_s:.1f}/s"
-            for (name, concurrency), windows in self.windows.items()
+            for (name, concurrency), windows in self._all().items()
         )
 
     def rows(self) -> tuple[Row, ...]:
         """The figures over all turns."""
         rows = []
-        for (name, concurrency), windows in self.windows.items():
+        for (name, concurrency), windows in self._all().items():
             latencies_s = [latency for window in windows for latency in window.latencies_s]
             counters = self.counters.get((name, concurrency))
             rows.append(
@@ -157,8 +170,21 @@ class _Run:
     def _add(self, key: tuple[str, int], window: Window) -> None:
         self.windows.setdefault(key, []).append(window)
 
+    def _all(self) -> dict[tuple[str, int], list[Window]]:
+        """Each concurrency's quickest way in process, then the served ones."""
+        return {
+            (name, concurrency): self._windows(name, concurrency)
+            for concurrency in CONCURRENCIES
+            for name in (IN_PROCESS, *self.served)
+        }
+
+    def _windows(self, name: str, concurrency: int) -> list[Window]:
+        if name == IN_PROCESS:
+            return self.windows_in_process[self.quickest(concurrency).description, concurrency]
+        return self.windows[name, concurrency]
+
     def _ratio(self, name: str, concurrency: int) -> Spread:
-        measured, reference = (self.windows[each, concurrency] for each in (name, IN_PROCESS))
+        measured, reference = (self._windows(each, concurrency) for each in (name, IN_PROCESS))
         return ratios(
             [window.throughput_images_per_s for window in measured],
             [window.throughput_images_per_s for window in reference],

@@ -79,10 +79,10 @@ def _add_build(command: argparse.ArgumentParser) -> None:
     add("--candidates", help="boxes by confidence that suppression looks at (default: 512)")
     add("--max-detections", help="rows of the output (default: 300)")
     add("--max-batch", help="largest batch (default: 8)")
-    add("--instances", help="model instances on the GPU (default: 1)")
+    add("--instances", help="model instances on the GPU (default: 2)")
     add("--max-queue-delay-us", help="how long a request may wait for company (default: 500)")
-    add("--max-queue-size", help="requests that may wait; more are refused (default: 128)")
-    add("--queue-timeout-ms", help="longest wait; older requests are refused (default: 1000)")
+    add("--max-queue-size", help="requests that may wait, more are refused; 0: no bound (default: 128)")
+    add("--queue-timeout-ms", help="longest wait, older requests are refused; 0: no limit (default: 1000)")
     add("--images", type=Path, nargs="+", help="pictures to measure parity on (default: two of Ultralytics')")
     add("--repository", type=Path, help="where to publish (default: model_repository)")
     add("--cache", type=Path, help="where finished stages are kept (default: the user's cache folder)")
@@ -150,6 +150,11 @@ def _summary(done: Build) -> list[str]:
         "config.pbtxt serves model.onnx by onnxruntime with the TensorRT accelerator: no TensorRT plan was built, the "
         f"engine is compiled on the {done.gpu.name} when the model loads, before it is ready.",
     ]
+    if spec.instances == 1 and (spec.max_queue_size or spec.queue_timeout_ms):
+        lines.append(
+            "warning: with one instance and a queue policy, Triton may let a request that comes while the GPU is busy "
+            "lie for up to 500 ms: use --instances 2, or no policy: --max-queue-size 0 --queue-timeout-ms 0"
+        )
     if published.older_configs:
         lines.append(
             f"warning: still on an older version: {', '.join(published.older_configs)}; build for these GPUs too"

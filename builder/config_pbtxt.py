@@ -35,15 +35,16 @@ class ServingSettings:
     """How Triton queues, batches and runs a detector."""
 
     max_batch: int = 8
-    instances: int = 1
-    """On each GPU."""
+    instances: int = 2
+    """On each GPU. With one that is busy and a queue policy, Triton's batcher may let a request lie until the next one
+    comes, for up to 500 ms (core's dynamic_batch_scheduler.cc); and a second one computes while the first transfers."""
     cpu_instances: int = 1
     max_queue_delay_us: int = 500
     """How long a request may wait for others to share its batch."""
     max_queue_size: int = 128
-    """Requests waiting beyond this are refused at once."""
+    """Requests waiting beyond this are refused at once; 0 is no bound."""
     queue_timeout_ms: int = 1000
-    """Requests that waited longer are refused; a request may ask for less, not for more."""
+    """Requests that waited longer are refused; a request may ask for less, not for more; 0 is no limit."""
     inference_threads: int | None = None
     """OpenVINO's threads on the CPU; None leaves the number to OpenVINO."""
     cpu_precision: CpuPrecision = CpuPrecision.FP32
@@ -56,12 +57,12 @@ class ServingSettings:
         """
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            lowest = 0 if field.name == "max_queue_delay_us" else 1
+            lowest = 0 if field.name in ("max_queue_delay_us", "max_queue_size", "queue_timeout_ms") else 1
             if field.name == "cpu_precision" or (value is None and field.name == "inference_threads"):
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
                 raise SpecError(f"{field.name}: expected a whole number of at least {lowest}, got {value!r}")
-        if self.max_queue_size < self.max_batch:
+        if 0 < self.max_queue_size < self.max_batch:
             raise SpecError(
                 f"max_queue_size: expected at least max_batch ({self.max_batch}), got {self.max_queue_size}; "
                 f"a shorter queue never fills a batch"
@@ -122,10 +123,14 @@ def _contract(
     # No preferred_batch_size: Triton's guide keeps it for plans with several optimization profiles.
     config.dynamic_batching.max_queue_delay_microseconds = settings.max_queue_delay_us
     queue = config.dynamic_batching.default_queue_policy
-    queue.timeout_action = pb.ModelQueuePolicy.REJECT
-    queue.default_timeout_microseconds = settings.queue_timeout_ms * 1000
-    queue.allow_timeout_override = True
-    queue.max_queue_size = settings.max_queue_size
+    if settings.queue_timeout_ms:
+        queue.timeout_action = pb.ModelQueuePolicy.REJECT
+        queue.default_timeout_microseconds = settings.queue_timeout_ms * 1000
+        queue.allow_timeout_override = True
+    if settings.max_queue_size:
+        queue.max_queue_size = settings.max_queue_size
+    if not (settings.queue_timeout_ms or settings.max_queue_size):
+        config.dynamic_batching.ClearField("default_queue_policy")
     for batch in sorted({1, settings.max_batch}):
         # batch_size N makes N requests of batch 1, which reach the backend in one execute call (core's
         # backend_model_instance.cc): every batch that this covers is a batch that the scheduler could have made.
@@ -151,6 +156,8 @@ def _on_openvino(contract: ModelConfig, settings: ServingSettings) -> ModelConfi
     config = pb.ModelConfig()
     config.CopyFrom(contract)
     config.backend = "python"
+    # model.py runs one image at a time on each stream: waiting for company only costs time.
+    config.dynamic_batching.max_queue_delay_microseconds = 0
     config.instance_group.add(count=settings.cpu_instances, kind=pb.ModelInstanceGroup.KIND_CPU)
     arithmetic = {CpuPrecision.FP32: "f32", CpuPrecision.BF16: "bf16"}[settings.cpu_precision]
     config.parameters["inference_precision"].string_value = arithmetic

@@ -69,11 +69,13 @@ class BuildSpec(BaseModel):
     """Boxes per image, by confidence, that suppression looks at. FP16 counts exactly to 2048."""
     max_detections: Annotated[int, Field(ge=1, le=2000)] = 300
     max_batch: Annotated[int, Field(ge=1, le=256)] = 8
-    instances: Annotated[int, Field(ge=1, le=16)] = 1
+    instances: Annotated[int, Field(ge=1, le=16)] = 2
     """Model instances on the GPU."""
     max_queue_delay_us: Annotated[int, Field(ge=0, le=1_000_000)] = 500
-    max_queue_size: Annotated[int, Field(ge=1)] = 128
-    queue_timeout_ms: Annotated[int, Field(ge=1)] = 1000
+    max_queue_size: Annotated[int, Field(ge=0)] = 128
+    """0 is no bound."""
+    queue_timeout_ms: Annotated[int, Field(ge=0)] = 1000
+    """0 is no limit."""
     images: Annotated[tuple[Path, ...], BeforeValidator(_path_list)] = ()
     """Pictures that parity is measured on; two that come with Ultralytics where none is given."""
     repository: Path = Path("model_repository")

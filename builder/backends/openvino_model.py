@@ -7,10 +7,12 @@ The tensors' names, types and shapes come from the model configuration, and so d
 
 The graph is compiled for one image, never for a batch: on a CPU an image costs as much in a batch as alone, a fixed
 shape is faster than a free one, and no batch size is then slower when it comes for the first time. Images run side by
-side on streams that share the threads evenly. Where there are few, they get more threads each, and the call returns
-when they are done. Where there are more, they follow each other on the most streams: a request is answered when its
-last image is done, and a call returns when its last image has a place, so that no stream waits for the next call.
-Triton's ``compute_infer`` is then how long calls waited for a place, not how long an image took.
+side on streams that share the threads evenly, on fewer and wider ones where there are few images.
+
+A call returns as soon as its images have a place, and each request is answered when its last image is done. So no
+stream waits for the next call; and Triton's batcher finds an instance that waits for it, without which it may let a
+request lie for up to 500 ms where the configuration has a queue policy. Triton's ``compute_infer`` is then how long
+calls waited for a place, not how long images took.
 
 Legend: B images of one request; one image is a B of 1.
 """
@@ -52,34 +54,34 @@ class TritonPythonModel:
         self._outputs = {tensor["name"]: _shape_and_dtype(tensor) for tensor in config["output"]}
 
         graph = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
-        self._runners = self._compiled(graph, config, _inference_threads(config))
-        for runners in self._runners.values():
-            _run([self._zeros() for _ in runners], runners)
-        self._most_streams = max(self._runners)
-        self._pipeline = _Pipeline(self._runners.pop(self._most_streams))
+        compiled = self._compiled(graph, config, _inference_threads(config))
+        for runners in compiled.values():
+            images = [self._zeros() for _ in runners]
+            for image, runner in zip(images, runners, strict=True):
+                _start(image, runner)
+            for runner in runners:
+                runner.wait()
+        self._running = _Count()
+        self._streams = {streams: _Streams(runners, self._running) for streams, runners in compiled.items()}
+        # A batch and one image for each stream: enough that none runs dry, few enough that the queue is Triton's.
+        self._places = max_batch_size + max(compiled)
 
-    def execute(self, requests: list[Any]) -> list[Any] | None:
-        """Answer the requests of one call: by one response each, in their order, or later, each through its sender."""
+    def execute(self, requests: list[Any]) -> None:
+        """Take the requests of one call; each is answered through its own sender."""
         # Triton has refused what differs from the configuration.
         batches = [_Batch(request, self._inputs, self._rows) for request in requests]
-        images = [image for batch in batches for image in batch.images()]
-        if self._pipeline.running + len(images) > self._most_streams // 2:
-            for batch in batches:
-                self._pipeline.add(batch)
-            return None
-        self._pipeline.wait_until_idle()
-        while images:
-            streams = max(width for width in self._runners if width <= len(images))
-            _run(images[:streams], self._runners[streams])
-            images = images[streams:]
-        return [batch.response() for batch in batches]
+        images = sum(batch.left for batch in batches)
+        self._running.wait_until_at_most(max(0, self._places - images))
+        streams = max(each for each in self._streams if each <= self._running.value + images)
+        for batch in batches:
+            self._streams[streams].add(batch)
 
     def finalize(self) -> None:
         """Answer what is still running."""
-        self._pipeline.close()
+        self._running.wait_until_at_most(0)
 
     def _compiled(self, graph: Path, config: dict[str, Any], threads: int) -> dict[int, list[ov.InferRequest]]:
-        """What runs one image each, by the number of streams that share the threads."""
+        """What runs an image each, by the number of streams that share the threads."""
         # One Core for all: when the second of two is gone, the next signal may kill the process (OpenVINO 2026.4).
         core = ov.Core()
         model = core.read_model(graph)
@@ -92,13 +94,11 @@ class TritonPythonModel:
             "ENABLE_CPU_PINNING": threads >= _cores(),
             "INFERENCE_PRECISION_HINT": _inference_precision(core, config),
         }
-        widths = _widths(threads, config["max_batch_size"])
         runners = {}
-        for streams in widths:
+        for streams in _widths(threads, config["max_batch_size"]):
             compiled = core.compile_model(model, "CPU", {**settings, "NUM_STREAMS": streams})
-            # One more than the most streams: each finds its next image waiting.
-            count = streams + 1 if streams == widths[-1] else streams
-            runners[streams] = [compiled.create_infer_request() for _ in range(count)]
+            # One more than there are streams: each finds its next image waiting.
+            runners[streams] = [compiled.create_infer_request() for _ in range(streams + 1)]
         return runners
 
     def _check_outputs(self, model: ov.Model) -> None:
@@ -138,72 +138,76 @@ class _Batch:
         tensors = self._inputs | self._outputs
         return [{name: tensor_B[row : row + 1] for name, tensor_B in tensors.items()} for row in range(self._size)]
 
-    def response(self) -> Any:
-        """What came out, or why nothing did."""
-        if self.error is not None:
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(self.error))
-        return pb_utils.InferenceResponse([pb_utils.Tensor(name, rows_B) for name, rows_B in self._outputs.items()])
-
     def send(self) -> None:
-        """Answer after the call has returned."""
+        """Answer with what came out, or why nothing did."""
+        if self.error is None:
+            tensors = [pb_utils.Tensor(name, rows_B) for name, rows_B in self._outputs.items()]
+            response = pb_utils.InferenceResponse(tensors)
+        else:
+            response = pb_utils.InferenceResponse(error=pb_utils.TritonError(self.error))
         final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-        self._request.get_response_sender().send(self.response(), flags=final)
+        self._request.get_response_sender().send(response, flags=final)
 
 
-class _Pipeline:
+class _Count:
+    """How many images are running or wait for a runner."""
+
+    def __init__(self) -> None:
+        self.value = 0
+        self._changed = threading.Condition()
+
+    def add(self, images: int) -> None:
+        """Count images in, or out where negative."""
+        with self._changed:
+            self.value += images
+            self._changed.notify_all()
+
+    def wait_until_at_most(self, images: int) -> None:
+        """Wait until no more than so many are left."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.value <= images)
+
+
+class _Streams:
     """Runs image after image, and answers a request when its last image is done."""
 
-    def __init__(self, runners: Sequence[ov.InferRequest]) -> None:
-        self.running = 0
-        """Images that have a place."""
-        self._changed = threading.Condition()
+    def __init__(self, runners: Sequence[ov.InferRequest], running: _Count) -> None:
+        self._running = running
+        self._lock = threading.Lock()
         self._free: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
         for runner in runners:
             self._free.put(runner)
         self._threads = ThreadPoolExecutor(len(runners))
 
     def add(self, batch: _Batch) -> None:
-        """Run the images; returns when the last of them has a place."""
+        """Run the images as runners get free."""
+        self._running.add(batch.left)
         for image in batch.images():
-            runner = self._free.get()
-            with self._changed:
-                self.running += 1
-            self._threads.submit(self._run, batch, image, runner)
+            self._threads.submit(self._run, batch, image)
 
-    def wait_until_idle(self) -> None:
-        """Wait until no image has a place."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.running == 0)
-
-    def close(self) -> None:
-        """Wait until every request is answered."""
-        self._threads.shutdown()
-
-    def _run(self, batch: _Batch, image: Tensors, runner: ov.InferRequest) -> None:
+    def _run(self, batch: _Batch, image: Tensors) -> None:
+        runner = self._free.get()
         error = None
         try:
-            _run([image], [runner])
+            _start(image, runner)
+            runner.wait()
         except Exception as e:  # whatever it is, the client must hear of it
             error = str(e)
         self._free.put(runner)
-        with self._changed:
+        with self._lock:
             batch.error = batch.error or error
             batch.left -= 1
             done = batch.left == 0
-            self.running -= 1
-            self._changed.notify_all()
         if done:
             batch.send()
+        self._running.add(-1)
 
 
-def _run(images: Sequence[Tensors], runners: Sequence[ov.InferRequest]) -> None:
-    """Run the images side by side, each on a runner of its own."""
-    for image, runner in zip(images, runners, strict=True):
-        for name, tensor_1 in image.items():
-            runner.set_tensor(name, ov.Tensor(tensor_1, shared_memory=True))
-        runner.start_async()
-    for runner in runners:
-        runner.wait()
+def _start(image: Tensors, runner: ov.InferRequest) -> None:
+    """Start one image; OpenVINO does not keep its arrays alive, so whoever calls must, until it is done."""
+    for name, tensor_1 in image.items():
+        runner.set_tensor(name, ov.Tensor(tensor_1, shared_memory=True))
+    runner.start_async()
 
 
 def _widths(threads: int, max_batch_size: int) -> list[int]:

@@ -102,7 +102,7 @@ def test_every_machine_serves_one_contract(model):
         assert [(t.name, list(t.dims)) for t in config.input] == [(t.name, list(t.shape)) for t in model.inputs]
         assert [(t.name, list(t.dims)) for t in config.output] == [(t.name, list(t.shape)) for t in model.outputs]
         assert config.max_batch_size == 8
-        assert config.dynamic_batching == cpu.dynamic_batching
+        assert config.dynamic_batching.default_queue_policy == cpu.dynamic_batching.default_queue_policy
         assert config.model_warmup == cpu.model_warmup
         assert dict(config.parameters) == dict(cpu.parameters)
     assert (cpu.backend, gpu.backend) == ("python", "onnxruntime")
@@ -199,6 +199,24 @@ def test_the_arithmetic_of_a_cpu_is_written_for_it_alone():
     assert "inference_precision" not in half["config.pbtxt"]
 
 
+def test_waiting_for_company_is_for_gpus():
+    configs = {path: parsed(text).dynamic_batching for path, text in written().items()}
+    assert configs["config.pbtxt"].max_queue_delay_microseconds == 500
+    assert configs["configs/cpu.pbtxt"].max_queue_delay_microseconds == 0
+
+
+def test_without_bound_and_timeout_there_is_no_queue_policy():
+    # Triton's batcher treats any policy, even an empty one with an override, as a reason not to prefetch.
+    for text in written(settings=ServingSettings(max_queue_size=0, queue_timeout_ms=0)).values():
+        assert "dynamic_batching" in text
+        assert "default_queue_policy" not in text
+    only_bound = parsed(written(settings=ServingSettings(queue_timeout_ms=0))["config.pbtxt"]).dynamic_batching
+    assert (only_bound.default_queue_policy.max_queue_size, only_bound.default_queue_policy.allow_timeout_override) == (
+        128,
+        False,
+    )
+
+
 def test_a_variable_image_size_is_refused():
     variable = replace(DETECTIONS, inputs=(TensorSpec(name="images", dtype="UINT8", shape=(-1, -1, 3)),))
     with pytest.raises(SpecError, match=r"input images: expected a fixed size, got \[-1, -1, 3\]"):
@@ -213,7 +231,7 @@ def test_a_variable_image_size_is_refused():
         ("cpu_instances", 1.5),
         ("max_queue_delay_us", -1),
         ("max_queue_size", 7),
-        ("queue_timeout_ms", 0),
+        ("queue_timeout_ms", -1),
         ("inference_threads", 0),
         ("max_batch", True),
         ("max_batch", None),
