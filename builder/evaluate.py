@@ -3,6 +3,9 @@
 Weights are measured as Ultralytics' validator measures them (``yolo val rect=False``), by their raw head; the other two
 by the boxes that a client gets. The served head gives each box one class where the validator counts several, which
 costs some mAP: ``--weights W --head detections`` is the figure that a published version compares with.
+
+Boxes are clipped to the image, as clients get them, and so does the validator with ``save_json=True``, whose COCO
+figures are these; its own mAP counts what lies over the edge as well, which matters where objects are cut by it.
 """
 
 from __future__ import annotations

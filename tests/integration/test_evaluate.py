@@ -68,16 +68,28 @@ def evaluated(capsys: pytest.CaptureFixture[str], *flags: object) -> dict[str, A
 
 def test_weights_score_what_ultralytics_own_validator_gives_them(data_yaml, cache, capsys, tmp_path):
     from ultralytics import YOLO
+    from ultralytics.models.yolo.detect import DetectionValidator
+
+    by_coco: dict[str, float] = {}
+
+    class Recording(DetectionValidator):
+        def eval_json(self, stats):
+            by_coco.update(super().eval_json(stats))
+            return stats
 
     options = {"data": str(data_yaml), "imgsz": IMGSZ, "device": "cpu", "workers": 0, "plots": False, "verbose": False}
     # By default it pads a square image by half a stride on each side; what is deployed takes images as they are.
-    theirs = YOLO(WEIGHTS).val(**options, rect=False, batch=8, project=str(tmp_path), name="val").box
+    options |= {"rect": False, "batch": 8, "project": str(tmp_path), "name": "val", "save_json": True}
+    theirs = YOLO(WEIGHTS).val(validator=Recording, **options).box
     ours = evaluated(capsys, "--data", data_yaml, "--weights", WEIGHTS, "--imgsz", IMGSZ, "--cache", cache)
     assert theirs.map > 0.7
     assert ours["overall"]["map50_95"] == pytest.approx(theirs.map, abs=0.003)
     assert ours["overall"]["map50"] == pytest.approx(theirs.map50, abs=0.005)
     for figures, of_class in zip(ours["classes"], theirs.maps, strict=True):
         assert figures["map50_95"] == pytest.approx(of_class, abs=0.006)
+    # The same rules on the same boxes, those that lie over the edge clipped: nothing but rounding is left.
+    for figures in ours["sizes"]:
+        assert figures["map50_95"] == pytest.approx(by_coco[f"metrics/mAP_{figures['name']}(B)"], abs=0.001)
 
 
 def test_a_published_raw_head_scores_what_its_weights_score(data_yaml, cache, repository, capsys):
