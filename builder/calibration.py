@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 DEFAULT_COUNT = 512
 """ModelOpt asks for at least 500 images of a convolutional network."""
 MINIMUM = 64
-"""Two draws of 64 of the sample's images give scales that differ by 0.4 % in the median (of 32 by 1.1 %, of 16 by 1.7 %).
-Its mAP does not depend on it down to 8 images, but they are all of one kind; rare classes need to be seen at all."""
+"""Two draws of 64 of the sample's images give scales that differ by 0.4 % in the median, of 32 by 1.1 %, of 16 by 1.7.
+The sample's mAP is the same down to 8 images, but these are all of one kind; a rare class needs to be seen at all."""
 _BACKGROUND = -1
 _SHOWN = 3
 
