@@ -50,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_overhead(commands.add_parser("overhead", help="the graph in process against the same through tritonserver"))
     _add_versus(commands.add_parser("versus-ultralytics", help="image to boxes, against Ultralytics' Triton client"))
+    _add_evaluation(commands.add_parser("evaluation", help="an evaluation, against the graph alone on its images"))
+    _add_queue_policy(commands.add_parser("queue-policy", help="what a queue policy does to random arrivals"))
     _add_reference(commands.add_parser("reference", help="write the weights that the figures in reports/ are of"))
     return top
 
@@ -73,6 +75,24 @@ def _add_versus(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_evaluation(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=_evaluation)
+    add = command.add_argument
+    add("--weights", type=Path, required=True, help="a .pt or .onnx; its FP32 graph with the served head is measured")
+    add("--imgsz", metavar="PX|H,W", help="input size (default: what the weights were trained at)")
+    add("--data", type=Path, required=True, metavar="YAML", help="labelled images; all of the split are evaluated")
+    add("--split", choices=("train", "val", "test"), default="val", help="(default: val)")
+    _add_reporting(command, repeats=5)
+
+
+def _add_queue_policy(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=_queue_policy)
+    add = command.add_argument
+    add("--rate", type=_positive(float), default=15.0, help="requests/s to each model (default: 15)")
+    add("--duration-s", type=_positive(float), default=60.0, help="(default: 60)")
+    _add_output(command)
+
+
 def _add_reference(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=_reference)
     command.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -81,7 +101,17 @@ def _add_reference(command: argparse.ArgumentParser) -> None:
 def _add_measuring(command: argparse.ArgumentParser, *, repeats: int) -> None:
     add = command.add_argument
     add("--images", type=Path, nargs="+", default=(), help="pictures, cycled (default: the two of Ultralytics)")
+    _add_reporting(command, repeats=repeats)
+
+
+def _add_reporting(command: argparse.ArgumentParser, *, repeats: int) -> None:
+    add = command.add_argument
     add("--repeats", type=_positive(int), default=repeats, help=f"turns (default: {repeats})")
+    _add_output(command)
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
     add("--json", type=Path, metavar="FILE", help="write every figure there too")
     add("--check", action="store_true", help=f"exit code {TARGET_MISSED} where a target is not met")
 
@@ -136,6 +166,21 @@ def _versus(arguments: argparse.Namespace) -> int:
         calls=arguments.calls,
     )
     return _reported(arguments, lambda: measure_versus(options, arguments.argv, _progress))
+
+
+def _evaluation(arguments: argparse.Namespace) -> int:
+    from benchmarks import evaluation
+
+    return _reported(arguments, lambda: evaluation.run(arguments, _progress))
+
+
+def _queue_policy(arguments: argparse.Namespace) -> int:
+    from benchmarks.queue_policy import measure_queue_policy
+
+    return _reported(
+        arguments,
+        lambda: measure_queue_policy(arguments.rate, arguments.duration_s, arguments.argv, _progress),
+    )
 
 
 def _reference(arguments: argparse.Namespace) -> int:

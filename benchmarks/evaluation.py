@@ -33,15 +33,6 @@ REQUIRED = 1.3
 """The most time of an evaluation, as a ratio to the graph alone."""
 
 
-def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The flags of the command, without those of every benchmark."""
-    add = command.add_argument
-    add("--weights", type=Path, required=True, help="a .pt or .onnx; its FP32 graph with the served head is measured")
-    add("--imgsz", metavar="PX|H,W", help="input size (default: what the weights were trained at)")
-    add("--data", type=Path, required=True, metavar="YAML", help="labelled images; all of the split are evaluated")
-    add("--split", choices=("train", "val", "test"), default="val", help="(default: val)")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationTimes:
     """All figures of one run."""

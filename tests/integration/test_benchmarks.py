@@ -168,3 +168,27 @@ def names(cmdline, repository):
         return os.fsencode(repository) in cmdline.read_bytes()
     except OSError:
         return False
+
+
+def test_queue_policy_answers_every_request_of_every_row(tmp_path, capsys):
+    assert main(["queue-policy", "--rate", "20", "--duration-s", "2", "--json", str(tmp_path / "figures.json")]) == 0
+    rows = json.loads((tmp_path / "figures.json").read_text())["rows"]
+    assert [(row["policy"], row["instances"]) for row in rows] == [
+        (policy, instances) for policy in ("none", "bound", "bound and timeout") for instances in (1, 2)
+    ]
+    assert all(row["requests"] > 10 and row["errors"] == 0 for row in rows)
+    assert all(22 <= row["latency_p50_ms"] <= row["latency_p99_ms"] <= row["latency_max_ms"] for row in rows)
+    assert "bound and timeout, 2 instance(s)" in capsys.readouterr().out
+
+
+def test_evaluation_is_timed_against_the_graph_alone(tmp_path, capsys):
+    shapes = Path(__file__).parents[2] / "examples" / "shapes"
+    arguments = ["--out", str(tmp_path / "data"), "--train", "1", "--val", "6", "--size", "160x160"]
+    subprocess.run([sys.executable, str(shapes / "generate.py"), *arguments], check=True, capture_output=True)
+    flags = ["--weights", str(shapes / "shapes.pt"), "--data", str(tmp_path / "data" / "data.yaml"), "--imgsz", "160"]
+    assert main(["evaluation", *flags, "--repeats", "2", "--json", str(tmp_path / "figures.json")]) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["images"] == 6
+    assert len(figures["alone_s"]) == len(figures["evaluation_s"]) == 2
+    assert 0 < figures["map50_95"] < 1
+    assert "evaluation / the graph alone" in capsys.readouterr().out
