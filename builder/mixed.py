@@ -136,7 +136,7 @@ def find_mixture(
         return Mixture(exclude=(), steps=(whole,), sensitivities=())
     sensitivities = search.sensitivities()
     names = tuple(each.group.name for each in sensitivities)
-    expected = _expected([max(each.violation_alone, 0.0) for each in sensitivities])
+    expected = _expected([each.violation_alone for each in sensitivities])
     count = _shortest(len(names), expected, lambda n: search.step(names[:n]).passes)
     walk = sorted(search.steps, key=lambda each: len(each.given_back))
     if count is None:
@@ -186,7 +186,7 @@ class _Search:
                 map50_95=judged.map50_95,
                 map_drop=map_drop,
                 confidence_drop=confidence_drop(judged.comparison.drift),
-                violation=_comparable(self._limits.violation(judged.comparison)),
+                violation=self._limits.violation(judged.comparison),
                 # Without any INT8 left it is another precision than the one that was asked for.
                 passes=judged.int8_share > 0 and not self._limits.failures(judged.comparison),
             )
@@ -199,7 +199,7 @@ class _Search:
         for group in self._groups:
             others = tuple(each.name for each in self._groups if each is not group)
             violation = self._limits.violation(self._judge_subset(others).comparison)
-            found.append(Sensitivity(group=group, violation_alone=_comparable(violation)))
+            found.append(Sensitivity(group=group, violation_alone=violation))
             self._count()
         return tuple(sorted(found, key=lambda each: (-each.violation_alone, each.group.name)))
 
@@ -251,11 +251,6 @@ def _refusal(steps: Sequence[Step], groups: int) -> str:
         f"{best.map_drop:.3f}, {drop}. Calibrate with images of what the model will see (--calibration), raise the "
         f"limits, or build with --precision fp16."
     )
-
-
-def _comparable(violation: float) -> float:
-    """NaN compares with nothing, and passes no gate."""
-    return math.inf if math.isnan(violation) else violation
 
 
 def _finite(violation: float) -> float | None:

@@ -198,10 +198,25 @@ def test_a_mixture_whose_graph_has_no_int8_left_does_not_pass() -> None:
 
 
 def test_nan_passes_nothing() -> None:
-    judge = SyntheticJudge({"a": 0.5, "b": 0.0}, {"a": math.nan})
-    assert search(judge).exclude == ("a",)
     with pytest.raises(AccuracyError):
         search(SyntheticJudge({"a": 0.0, "b": 0.0}, {"a": math.nan, "b": math.nan}))
+
+
+def test_the_cheapest_are_tried_in_int8_again_and_only_a_few() -> None:
+    names = "abcdefghij"
+    judge = SyntheticJudge({name: 0.1 - 0.005 * i for i, name in enumerate(names)} | {"z": 0.0})
+    mixture = search(judge)
+    assert mixture.exclude == tuple(names)
+    trials = [set(names) - set(each.given_back) for each in mixture.steps[-TAKE_BACKS:]]
+    assert trials == [{"i"}, {"h"}, {"g"}, {"f"}]
+
+
+def test_costs_that_add_up_lead_straight_to_the_answer() -> None:
+    judge = SyntheticJudge({name: 0.05 - 0.002 * i for i, name in enumerate("abcdefghijkl")} | {"y": 0.006, "z": 0.003})
+    mixture = search(judge)
+    assert mixture.exclude == tuple("abcdefghijkl")
+    # The answer, and one group fewer; plain INT8 is always there.
+    assert [len(each.given_back) for each in mixture.steps[:-TAKE_BACKS]] == [0, 11, 12]
 
 
 def test_progress_reaches_no_further_than_it_says() -> None:
