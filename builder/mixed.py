@@ -140,7 +140,7 @@ def find_mixture(
     count = _shortest(len(names), expected, lambda n: search.step(names[:n]).passes)
     walk = sorted(search.steps, key=lambda each: len(each.given_back))
     if count is None:
-        raise AccuracyError(_refusal(walk, len(groups)))
+        raise AccuracyError(_refusal(walk, len(groups), limits))
     result = search.without_needless(search.step(names[:count]))
     trials = [each for each in search.steps if each not in walk]
     return Mixture(exclude=result.given_back, steps=(*walk, *trials), sensitivities=sensitivities)
@@ -241,14 +241,15 @@ def _shortest(groups: int, expected: int, passes: Callable[[int], bool]) -> int 
     return holds if holds < groups else None
 
 
-def _refusal(steps: Sequence[Step], groups: int) -> str:
+def _refusal(steps: Sequence[Step], groups: int, limits: GateLimits) -> str:
     best = min(steps, key=lambda each: (each.violation, len(each.given_back)))
-    drop = "no box is left" if best.confidence_drop is None else f"the median confidence by {best.confidence_drop:.3f}"
+    drop = "by all there is" if best.confidence_drop is None else f"by {best.confidence_drop:.2g}"
     return (
         f"no mixture of INT8 and FP16 passes the gate. Of {len(steps)} that were tried, from none to "
         f"{len(steps[-1].given_back)} of the {groups} groups of layers given back to FP16, the best has "
         f"{len(best.given_back)} given back and {best.int8_share:.1%} of the multiply-adds in INT8: mAP50-95 falls by "
-        f"{best.map_drop:.3f}, {drop}. Calibrate with images of what the model will see (--calibration), raise the "
+        f"{best.map_drop:.2g}, limit {limits.max_map_drop:g}, and the median confidence {drop}, limit "
+        f"{limits.max_confidence_drop:g}. Calibrate with images of what the model will see (--calibration), raise the "
         f"limits, or build with --precision fp16."
     )
 
