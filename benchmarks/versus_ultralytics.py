@@ -67,10 +67,10 @@ def measure_versus(options: VersusOptions, argv: Sequence[str], progress: Callab
     with tempfile.TemporaryDirectory(prefix="yolo-triton-") as folder, contextlib.ExitStack() as stack:
         repository = Path(folder, "repository")
         built = _build(options.weights, repository, progress)
-        write_guide_models(options.weights, built.network.imgsz, repository, GUIDE_RUNTIMES)
+        write_guide_models(options.weights, built.proven.network.imgsz, repository, GUIDE_RUNTIMES)
         server = stack.enter_context(triton_server(repository, OURS, *LAYOUTS))
         progress(f"tritonserver is ready after {server.ready_after_s:.1f} s")
-        clients = stack.enter_context(_clients(server, built.network.imgsz))
+        clients = stack.enter_context(_clients(server, built.proven.network.imgsz))
         boxes = {client: tuple(detect(str(path)) for path in paths) for client, detect in clients.items()}
         others = OtherLoad(server.pid)
         for turn in range(options.repeats):
@@ -79,7 +79,7 @@ def measure_versus(options: VersusOptions, argv: Sequence[str], progress: Callab
         other_cpu_share = others.share()
         return VersusReport(
             weights=options.weights.name,
-            imgsz=built.network.imgsz,
+            imgsz=built.proven.network.imgsz,
             pictures=tuple(path.name for path in paths),
             repeats=options.repeats,
             calls=options.calls,

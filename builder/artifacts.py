@@ -13,6 +13,8 @@ class Precision(enum.StrEnum):
 
     FP32 = "fp32"
     FP16 = "fp16"
+    INT8 = "int8"
+    """Quantized where it pays, FP16 elsewhere."""
 
 
 class CpuPrecision(enum.StrEnum):

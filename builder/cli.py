@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_build(commands.add_parser("build", help="weights -> a version of a model repository"))
+    _add_evaluate(commands.add_parser("evaluate", help="accuracy of weights, a published version, or a served model"))
     _add_verify(commands.add_parser("verify", help="compare a repository with its manifests"))
     _add_serve(commands.add_parser("serve", help="start tritonserver on a repository, stop it with Ctrl-C"))
     return top
@@ -71,7 +73,7 @@ def _add_build(command: argparse.ArgumentParser) -> None:
     add("--name", help="the model's name in the repository (default: the weights' file name)")
     add("--names", metavar="A,B,…", help="class names, where the weights hold none")
     add("--gpu", help="the GPU that will serve, such as t4, l4, a10 (default: t4)")
-    add("--precision", help="fp32 or fp16 (default: fp16)")
+    add("--precision", help="fp32, fp16 or int8 (default: fp16); int8 needs --data")
     add("--cpu-precision", help="where a CPU serves: fp32 or bf16 (default: bf16 unless --precision fp32)")
     add("--head", help="detections: boxes come out; raw: Ultralytics' own contract (default: detections)")
     add("--imgsz", metavar="PX|H,W", help="input size (default: what the weights were trained at, else 640)")
@@ -84,11 +86,33 @@ def _add_build(command: argparse.ArgumentParser) -> None:
     add("--max-queue-size", help="requests that may wait, more are refused; 0: no bound (default: 128)")
     add("--queue-timeout-ms", help="longest wait, older requests are refused; 0: no limit (default: 1000)")
     add("--images", type=Path, nargs="+", help="pictures to measure parity on (default: two of Ultralytics')")
+    add("--data", type=Path, metavar="YAML", help="labelled images; the gate judges the build on its val split")
+    add(
+        "--calibration",
+        type=Path,
+        metavar="DIR|YAML",
+        help="what INT8 is calibrated on (default: --data's train split)",
+    )
+    add("--calibration-images", help="how many of them (default: 512)")
+    add("--calibration-method", help="mse, entropy, percentile or max (default: mse)")
+    add("--seed", help="of the draw of calibration images (default: 0)")
+    add("--max-map-drop", help="mAP50-95 that may be lost against FP32 (default: 0.01)")
+    add("--max-confidence-drop", help="confidence that may be lost, in the median (default: 0.05)")
+    add(
+        "--auto-mixed", action="store_true", help="where the gate refuses INT8, give layers back to FP16 till it passes"
+    )
     add("--repository", type=Path, help="where to publish (default: model_repository)")
     add("--cache", type=Path, help="where finished stages are kept (default: the user's cache folder)")
     add("--allow-partial", action="store_true", help="load what fits where keys are missing or do not fit")
     add("--trust-weights", action="store_true", help="unpickle the checkpoint as it is; it can run any code")
     add("--json", action="store_true", help="print what was done as JSON on stdout, progress on stderr")
+
+
+def _add_evaluate(command: argparse.ArgumentParser) -> None:
+    from builder import evaluate
+
+    command.set_defaults(run=evaluate.run)
+    evaluate.add_arguments(command)
 
 
 def _add_verify(command: argparse.ArgumentParser) -> None:
@@ -122,8 +146,9 @@ def _build(arguments: argparse.Namespace) -> int:
         how = "unchanged, reused" if stage.reused else f"{stage.seconds:.1f} s"
         print(f"{stage.name:<10} {how}", file=out, flush=True)
 
-    with interrupted_by(signal.SIGTERM):
-        done = build(BuildSpec.from_sources(flags, getattr(arguments, "spec", None)), report)
+    # Ultralytics logs to stdout, the making of its settings on a machine's first day among it.
+    with interrupted_by(signal.SIGTERM), contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
+        done = build(BuildSpec.from_sources(flags, getattr(arguments, "spec", None)), report, _progress)
     for line in _summary(done):
         print(line, file=out)
     if as_json:
@@ -131,19 +156,26 @@ def _build(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _progress(what: str, done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{what} {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
 def _summary(done: Build) -> list[str]:
-    from builder.artifacts import CpuPrecision
+    from builder.artifacts import CpuPrecision, Precision
     from builder.runtimes import RUNTIMES
 
     spec, published = done.spec, done.published
-    height, width = done.network.imgsz
-    network = f"{done.network.parameters:,} parameters, {len(done.network.names)} classes"
+    height, width = done.proven.network.imgsz
+    network = f"{done.proven.network.parameters:,} parameters, {len(done.proven.network.names)} classes"
     lines = [f"{network}, {height}x{width} px, {spec.precision}"]
-    lines += [_parity_line(runtime, done.parity) for runtime in done.parity["served"]]
+    if spec.precision is not Precision.INT8:  # its loss is no error of arithmetic, and the gate's to judge
+        lines += [_parity_line(runtime, done.parity) for runtime in done.parity["served"]]
     if spec.on_cpu is CpuPrecision.BF16 and len(done.parity["served"]) == len(RUNTIMES):
         lines.append("parity in bf16 was not measured: this CPU has none; a CPU that has it will serve in it")
-    if done.network.key_mismatches:
-        lines.append(f"warning: loaded in part: {done.network.key_mismatches}")
+    lines += _accuracy_lines(done)
+    if done.proven.network.key_mismatches:
+        lines.append(f"warning: loaded in part: {done.proven.network.key_mismatches}")
     state = "published" if published.changed else "unchanged"
     lines += [
         f"{state}: {published.path}",
@@ -160,6 +192,31 @@ def _summary(done: Build) -> list[str]:
             f"warning: still on an older version: {', '.join(published.older_configs)}; build for these GPUs too"
         )
     lines.append(f"serve it: python -m builder serve --repository {spec.repository}")
+    return lines
+
+
+def _accuracy_lines(done: Build) -> list[str]:
+    quantization, accuracy = done.proven.quantization, done.proven.accuracy
+    lines = []
+    if quantization:
+        calibration = quantization["calibration"]
+        back = quantization["given_back"]
+        lines.append(
+            f"{quantization['int8_share']:.1%} of the convolutions' multiply-adds in INT8, calibrated on "
+            f"{calibration['images']} images by {quantization['method']}"
+            + (f"; given back to FP16: {', '.join(back)}" if back else "")
+        )
+        if calibration["unreadable"]:
+            lines.append(
+                f"warning: {calibration['unreadable']} calibration images could not be read; others were taken"
+            )
+    if accuracy:
+        before, after = (accuracy[name]["overall"]["map50_95"] for name in ("reference", "candidate"))
+        drift = accuracy["comparison"]["confidence_drift"]["median"]
+        lines.append(
+            f"gate passed on {accuracy['candidate']['images']} images: mAP50-95 {after:.4f}, in FP32 {before:.4f}; "
+            f"confidence {drift:+.4f} in the median; see {done.published.path}/accuracy.html"
+        )
     return lines
 
 
@@ -185,7 +242,9 @@ def _as_json(done: Build) -> dict[str, Any]:
         "changed": done.published.changed,
         "stages": [{"name": s.name, "seconds": round(s.seconds, 3), "reused": s.reused} for s in done.stages],
         "parity": done.parity,
-        "graph_sha256": done.model.sha256,
+        "quantization": done.proven.quantization,
+        "accuracy": done.proven.accuracy,
+        "graph_sha256": done.proven.model.sha256,
     }
 
 

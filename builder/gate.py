@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -43,7 +44,8 @@ class GateLimits:
             (comparison.overall.map50_95, self.max_map_drop),
             (confidence_drop(comparison.drift), self.max_confidence_drop),
         )
-        return max(float("inf") if loss is None else loss / max(limit, 1e-9) for loss, limit in losses)
+        ratios = [float("inf") if loss is None else loss / max(limit, 1e-9) for loss, limit in losses]
+        return float("inf") if any(map(math.isnan, ratios)) else max(ratios)
 
 
 def confidence_drop(drift: ConfidenceDrift) -> float | None:

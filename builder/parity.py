@@ -48,6 +48,8 @@ class Tolerance:
 TOLERANCES = {
     Precision.FP32: Tolerance(probability_p95=0.001, box_p95_px=0.1, matched=1.0),
     Precision.FP16: Tolerance(probability_p95=0.02, box_p95_px=2.0, matched=0.95),
+    # INT8 differs by design, and on two images that says nothing: the gate judges it, on labelled ones.
+    Precision.INT8: Tolerance(probability_p95=1.0, box_p95_px=float("inf"), matched=0.0),
 }
 
 

@@ -11,6 +11,7 @@ from builder.backends import openvino_model_path
 from builder.cache import Stage, file_sha256, tool_versions
 from builder.config_pbtxt import ServingSettings, config_files
 from builder.gpus import GpuTarget, find_gpu
+from builder.proof import REPORT_FILE, Proven, prove
 from builder.repository import PublishedVersion, check_model_name, publish
 from builder.stages import IMAGE_TOOLS, PRECISION_TOOLS, Stages
 from builder.weights import find_weights
@@ -27,25 +28,28 @@ class Build:
 
     spec: BuildSpec
     gpu: GpuTarget
-    network: NetworkModel
-    model: OnnxModel
+    proven: Proven
     parity: dict[str, Any]
     stages: tuple[Stage, ...]
     published: PublishedVersion
 
 
-def build(spec: BuildSpec, report: Callable[[Stage], None]) -> Build:
-    """Build and publish one version; ``report`` is called as each stage ends.
+def build(
+    spec: BuildSpec,
+    report: Callable[[Stage], None],
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Build:
+    """Build and publish one version; ``report`` is called as each stage ends, ``progress`` while one takes long.
 
     Raises:
         BuilderError: a subclass by what went wrong; the repository is then as it was.
     """
     gpu = find_gpu(spec.gpu)
     check_model_name(spec.model_name)
-    stages = Stages(spec=spec, weights=find_weights(spec.weights), report=report)
+    stages = Stages(spec=spec, weights=find_weights(spec.weights), report=report, progress=progress)
     original = stages.network()
-    network = stages.converted(original)
-    model = stages.served(network)
+    proven = prove(stages, original)
+    network, model = proven.network, proven.model
     parity = stages.parity(original, network, model)
     published = publish(
         spec.repository,
@@ -54,15 +58,15 @@ def build(spec: BuildSpec, report: Callable[[Stage], None]) -> Build:
             "model.onnx": model.path,
             "model.py": openvino_model_path(),
             "labels.txt": "".join(f"{name}\n" for name in network.names).encode(),
+            **({REPORT_FILE: proven.report} if proven.report else {}),
         },
         configs=lambda version: _configs(spec, gpu, network, model, version),
-        build=_manifest(stages, network, model, parity),
+        build=_manifest(stages, proven, parity),
     )
     return Build(
         spec=spec,
         gpu=gpu,
-        network=network,
-        model=model,
+        proven=proven,
         parity=parity,
         stages=tuple(stages.done),
         published=published,
@@ -106,11 +110,11 @@ def _ultralytics_metadata(network: NetworkModel) -> str:
     )
 
 
-def _manifest(stages: Stages, network: NetworkModel, model: OnnxModel, parity: dict[str, Any]) -> dict[str, Any]:
+def _manifest(stages: Stages, proven: Proven, parity: dict[str, Any]) -> dict[str, Any]:
     """From what, with what and how well the version was built; nothing that a rebuild would not reproduce."""
-    spec = stages.spec
+    spec, network, model = stages.spec, proven.network, proven.model
     # Where things lie on the building machine says nothing of the build.
-    request = spec.model_dump(mode="json", exclude={"repository", "cache", "images"})
+    request = spec.model_dump(mode="json", exclude={"repository", "cache", "images", "data", "calibration"})
     return {
         "spec": request | {"weights": stages.weights.name, "name": spec.model_name},
         "weights": {"file": stages.weights.name, "sha256": stages.weights_sha256},
@@ -119,5 +123,7 @@ def _manifest(stages: Stages, network: NetworkModel, model: OnnxModel, parity: d
         "graph": {"file": "model.onnx", "sha256": model.sha256},
         "served_by": SERVED_BY,
         "parity": parity,
+        "quantization": proven.quantization,
+        "accuracy": proven.accuracy,
         "tools": tool_versions(sorted({*PRECISION_TOOLS, *IMAGE_TOOLS, "tritonclient"})),
     }

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from builder.artifacts import CpuPrecision, Head, Precision
 from builder.errors import SpecError
+from builder.histograms import CalibrationMethod
 
 
 def _two_sides(value: object) -> object:
@@ -78,6 +79,18 @@ class BuildSpec(BaseModel):
     """0 is no limit."""
     images: Annotated[tuple[Path, ...], BeforeValidator(_path_list)] = ()
     """Pictures that parity is measured on; two that come with Ultralytics where none is given."""
+    data: Path | None = None
+    """An Ultralytics data.yaml: its val split is what accuracy is judged on, and the gate with it."""
+    calibration: Path | None = None
+    """What INT8 is calibrated on, a folder of images or a data.yaml's train split; ``data``'s where none is given."""
+    calibration_images: Annotated[int, Field(ge=64, le=100_000)] = 512
+    calibration_method: CalibrationMethod = CalibrationMethod.MSE
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the draw of calibration images."""
+    max_map_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
+    max_confidence_drop: Annotated[float, Field(ge=0, le=1)] = 0.05
+    auto_mixed: bool = False
+    """Where the gate refuses INT8, give layers back to FP16 until it passes."""
     repository: Path = Path("model_repository")
     cache: Path | None = None
     """Where finished stages are kept; the user's cache folder where none is given."""
@@ -123,7 +136,18 @@ class BuildSpec(BaseModel):
             raise SpecError("; ".join(dict.fromkeys(map(_describe, e.errors())))) from e
         if spec.weights.suffix.lower() not in (".pt", ".onnx"):
             raise SpecError(f"--weights {spec.weights}: expected a .pt or .onnx file.")
+        spec._check_data()
         return spec
+
+    def _check_data(self) -> None:
+        if self.precision is Precision.INT8 and self.data is None:
+            raise SpecError(
+                "--precision int8: expected --data data.yaml, labelled images to calibrate on (its train split) and to "
+                "judge by (its val split); without them nobody knows what INT8 loses."
+            )
+        if self.precision is not Precision.INT8:
+            for name in sorted({"calibration", "auto_mixed"} & self.model_fields_set):
+                raise SpecError(f"--{name.replace('_', '-')} belongs to --precision int8; it is {self.precision}.")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -140,7 +164,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             f"--spec {path}: expected names and values, such as 'gpu: t4'; it holds {type(content).__name__}."
         )
     values = {str(key).replace("-", "_"): value for key, value in content.items()}
-    for key in ("repository", "cache"):
+    for key in ("repository", "cache", "data", "calibration"):
         if isinstance(values.get(key), str):
             values[key] = path.parent / values[key]
     for key in ("weights", "model"):

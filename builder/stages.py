@@ -35,6 +35,8 @@ class Stages:
     weights: Path
     report: Callable[[Stage], None]
     """Called as each stage ends."""
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None
+    """Called now and then while a stage takes long, with what it does and how much of it is done."""
     done: list[Stage] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -53,7 +55,7 @@ class Stages:
 
     def network(self) -> NetworkModel:
         """The network's graph in FP32."""
-        stage = self._run("export", self._source_inputs(), self._export)
+        stage = self.run("export", self._source_inputs(), self._export)
         return NetworkModel.from_json(stage.result, stage.folder / NETWORK_FILE)
 
     def converted(self, network: NetworkModel) -> NetworkModel:
@@ -61,17 +63,17 @@ class Stages:
         from builder.precision import convert_precision
 
         def make(folder: Path) -> dict[str, Any]:
-            pixels = self._pixels(network.imgsz)
+            pixels = self.pixels(network.imgsz)
             return convert_precision(network, self.spec.precision, pixels, folder / NETWORK_FILE).to_json()
 
         inputs = {
             "network": network.to_json() | {"sha256": file_sha256(network.path)},
             "precision": self.spec.precision,
-            "images": self._image_hashes(),
+            "images": self.image_hashes(),
             "code": code_sha256(("precision", "export")),
             "tools": tool_versions(PRECISION_TOOLS),
         }
-        stage = self._run("precision", inputs, make)
+        stage = self.run("precision", inputs, make)
         return NetworkModel.from_json(stage.result, stage.folder / NETWORK_FILE)
 
     def served(self, network: NetworkModel) -> OnnxModel:
@@ -90,7 +92,7 @@ class Stages:
             "code": code_sha256(("head", "head_modules", "export")),
             "tools": tool_versions(TORCH_TOOLS),
         }
-        stage = self._run("head", inputs, make)
+        stage = self.run("head", inputs, make)
         return OnnxModel(
             path=stage.folder / SERVED_FILE,
             sha256=stage.result["sha256"],
@@ -111,11 +113,11 @@ class Stages:
             "graphs": [file_sha256(network.path), served.sha256],
             "head": repr(self.head_spec(network)),
             "precision": self.spec.precision,
-            "images": self._image_hashes(),
+            "images": self.image_hashes(),
             "checks": code_sha256(("parity", "runtimes")),
             "runtimes": [*runtimes(self.spec.on_cpu), tool_versions((*RUNTIME_TOOLS, *IMAGE_TOOLS))],
         }
-        return self._run("parity", inputs, lambda _: self._measure(original, network, served)).result
+        return self.run("parity", inputs, lambda _: self._measure(original, network, served)).result
 
     def head_spec(self, network: NetworkModel) -> HeadSpec:
         """What is attached to ``network``."""
@@ -131,7 +133,8 @@ class Stages:
             max_detections=self.spec.max_detections,
         )
 
-    def _run(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> Stage:
+    def run(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> Stage:
+        """The stage ``name``, found or made, and told of."""
         stage = self.cache.run(name, inputs, make)
         self.done.append(stage)
         self.report(stage)
@@ -202,12 +205,14 @@ class Stages:
         except ImageError as e:
             raise SpecError(f"--images: {e}") from e
 
-    def _pixels(self, imgsz: tuple[int, int]) -> NDArray[np.float32]:
+    def pixels(self, imgsz: tuple[int, int]) -> NDArray[np.float32]:
+        """FP32 [B, 3, H, W] RGB in [0, 1]: the parity images as the network takes them."""
         from builder.parity import to_pixels
 
         return to_pixels(self._letterboxed(imgsz))
 
-    def _image_hashes(self) -> list[str]:
+    def image_hashes(self) -> list[str]:
+        """Of the parity images."""
         return [file_sha256(image) for image in self.images]
 
 
