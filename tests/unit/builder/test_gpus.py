@@ -51,8 +51,9 @@ def test_unconfirmed_figures_are_absent_not_guessed():
         ("a100-80", "a100-80gb"),
         ("L40", "l40s"),
         ("a100", "a100-40gb or a100-80gb"),
-        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
-        ("Tesla T4", "t4"),
+        ("NVIDIA GeForce RTX 4090 Ti", "rtx-4090"),
+        ("NVIDIA A10G", "a10"),
+        ("a100:1g.5gb", "a100-40gb or a100-80gb"),
     ],
 )
 def test_unknown_gpu_is_told_the_nearest_name_and_the_known_ones(wrong, nearest):
@@ -73,6 +74,34 @@ def test_a_name_that_resembles_nothing_gets_no_guess(wrong):
     assert "t4" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("driver_name", "name"),
+    [
+        ("Tesla T4", "t4"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("NVIDIA A100-SXM4-80GB", "a100-80gb"),
+        ("A100-SXM4-40GB", "a100-40gb"),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "a100-40gb-1g.5gb"),
+    ],
+)
+def test_a_name_that_the_driver_prints_is_accepted(driver_name, name):
+    assert find_gpu(driver_name).name == name
+
+
+def test_no_two_gpus_have_one_driver_name():
+    names = [each.lower() for gpu in known_gpus().values() for each in gpu.device_names]
+    assert len(names) == len(set(names))
+    assert not any(name.startswith("nvidia") for name in names)
+
+
+def test_geforce_figures_say_that_they_accumulate_in_fp16():
+    flagged = {name for name, gpu in known_gpus().items() if gpu.fp16_accumulation}
+    assert flagged == {"rtx-3060", "rtx-3090", "rtx-4070", "rtx-4090", "rtx-5090"}
+    assert find_gpu("rtx-4090").fp16_tflops_accumulating_fp32 == 165
+    assert find_gpu("l4").fp16_tflops_accumulating_fp32 == find_gpu("l4").fp16_tflops == 121
+    assert find_gpu("rtx-5090").fp16_tflops_accumulating_fp32 is None
+
+
 def test_a_gpu_below_tensorrts_floor_is_refused_with_the_reason():
     with pytest.raises(SpecError, match=r"jetson-agx-xavier has compute capability 7\.2.*TensorRT supports 7\.5"):
         find_gpu("jetson-agx-xavier")
@@ -86,6 +115,12 @@ def test_a_gpu_below_tensorrts_floor_is_refused_with_the_reason():
         ("memory_gb", None),
         ("watts", -1),
         ("pcie_gen", "4"),
+        ("pcie_gen", 3.5),
+        ("memory_gb", True),
+        ("mig_instances", 0),
+        ("fp16_accumulation", "yes"),
+        ("name", "../t4"),
+        ("name", "a100-40gb:1g.5gb"),
     ],
 )
 def test_a_wrong_figure_in_the_table_is_refused(field, figure):

@@ -1,0 +1,99 @@
+"""The GPUs of this machine, as its driver names them; the only module that imports NVML."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+
+class NoGpuError(Exception):
+    """Why no GPU can be read on this machine; the command line never shows it bare."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NvmlDevice:
+    """One GPU, or one MIG slice of one, as NVML describes it."""
+
+    name: str
+    """Such as ``NVIDIA A100-SXM4-80GB``, for a slice ``NVIDIA A100-SXM4-80GB MIG 1g.10gb``."""
+    compute_capability: str
+    """The GPU's, also for a slice: ``8.0``."""
+    memory_gb: float | None
+    """10^9 bytes; None where the driver does not tell, as on a Jetson."""
+
+
+def read_devices() -> tuple[NvmlDevice, ...]:
+    """Every GPU that NVML lists; of a GPU in MIG mode its slices instead.
+
+    Raises:
+        NoGpuError: nvidia-ml-py, the driver or a GPU is missing, or a GPU is in MIG mode and has no slice.
+    """
+    try:
+        nvml: Any = importlib.import_module("pynvml")
+    except ImportError:
+        raise NoGpuError("nvidia-ml-py is not installed (pip install nvidia-ml-py)") from None
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as e:
+        raise NoGpuError(f"no NVIDIA driver answers ({e})") from None
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        devices = tuple(device for handle in handles for device in _devices(nvml, handle))
+    except nvml.NVMLError as e:
+        raise NoGpuError(f"the NVIDIA driver does not describe its GPUs ({e})") from None
+    finally:
+        nvml.nvmlShutdown()
+    if not devices:
+        raise NoGpuError("the NVIDIA driver lists no GPU")
+    return devices
+
+
+def _devices(nvml: Any, gpu: Any) -> list[NvmlDevice]:
+    compute_capability = ".".join(map(str, nvml.nvmlDeviceGetCudaComputeCapability(gpu)))
+    handles = _mig_slices(nvml, gpu) if _in_mig_mode(nvml, gpu) else [gpu]
+    if not handles:
+        raise NoGpuError(
+            f"{_name(nvml, gpu)} is in MIG mode and has no slice (nvidia-smi mig -lgip lists what can be created)"
+        )
+    return [
+        NvmlDevice(
+            name=_name(nvml, handle),
+            compute_capability=compute_capability,
+            memory_gb=_memory_gb(nvml, handle),
+        )
+        for handle in handles
+    ]
+
+
+def _in_mig_mode(nvml: Any, gpu: Any) -> bool:
+    try:
+        current, _pending = nvml.nvmlDeviceGetMigMode(gpu)
+    except (nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound):
+        # A driver before R450 has no such function.
+        return False
+    return bool(current == nvml.NVML_DEVICE_MIG_ENABLE)
+
+
+def _mig_slices(nvml: Any, gpu: Any) -> list[Any]:
+    slices = []
+    for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+        try:
+            slices.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, index))
+        except (nvml.NVMLError_NotFound, nvml.NVMLError_InvalidArgument):
+            # Slices keep their index when one before them is removed.
+            continue
+    return slices
+
+
+def _name(nvml: Any, handle: Any) -> str:
+    name = nvml.nvmlDeviceGetName(handle)
+    # Older releases of nvidia-ml-py give bytes.
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _memory_gb(nvml: Any, handle: Any) -> float | None:
+    try:
+        return float(nvml.nvmlDeviceGetMemoryInfo(handle).total) / 1e9
+    except nvml.NVMLError_NotSupported:
+        return None
