@@ -204,7 +204,7 @@ def _by_slice_name() -> Mapping[str, GpuTarget]:
 
 def _by_device_name(device_name: str) -> GpuTarget | None:
     """The target that a driver's name means, in lower case, such as ``nvidia a100-sxm4-40gb mig 1g.5gb``."""
-    # Drivers before R470 leave NVIDIA out.
+    # Older drivers leave NVIDIA out: "A100-SXM4-40GB".
     board, _, profile = device_name.removeprefix("nvidia ").partition(" mig ")
     gpus = known_gpus().values()
     gpu = next((gpu for gpu in gpus if board in (each.lower() for each in gpu.device_names)), None)
