@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_build(commands.add_parser("build", help="weights -> a version of a model repository"))
     _add_evaluate(commands.add_parser("evaluate", help="accuracy of weights, a published version, or a served model"))
+    _add_gpus(commands.add_parser("gpus", help="the GPUs that a build can aim at, and this machine's"))
     _add_verify(commands.add_parser("verify", help="compare a repository with its manifests"))
     _add_serve(commands.add_parser("serve", help="start tritonserver on a repository, stop it with Ctrl-C"))
     return top
@@ -72,7 +73,7 @@ def _add_build(command: argparse.ArgumentParser) -> None:
     add("--model", metavar="YAML", help="the network of a bare state_dict, such as yolo11n.yaml")
     add("--name", help="the model's name in the repository (default: the weights' file name)")
     add("--names", metavar="A,B,…", help="class names, where the weights hold none")
-    add("--gpu", help="the GPU that will serve, such as t4, l4, a10 (default: t4)")
+    add("--gpu", help="the GPU that will serve, such as t4, l4, a100-40gb:1g.5gb, or auto (default: t4)")
     add("--precision", help="fp32, fp16 or int8 (default: fp16); int8 needs --data")
     add("--cpu-precision", help="where a CPU serves: fp32 or bf16 (default: bf16 unless --precision fp32)")
     add("--head", help="detections: boxes come out; raw: Ultralytics' own contract (default: detections)")
@@ -113,6 +114,13 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
 
     command.set_defaults(run=evaluate.run)
     evaluate.add_arguments(command)
+
+
+def _add_gpus(command: argparse.ArgumentParser) -> None:
+    from builder import gpus_command
+
+    command.set_defaults(run=gpus_command.run)
+    gpus_command.add_arguments(command)
 
 
 def _add_verify(command: argparse.ArgumentParser) -> None:

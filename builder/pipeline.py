@@ -61,7 +61,7 @@ def build(
             **({REPORT_FILE: proven.report} if proven.report else {}),
         },
         configs=lambda version: _configs(spec, gpu, network, model, version),
-        build=_manifest(stages, proven, parity),
+        build=_manifest(stages, gpu, proven, parity),
     )
     return Build(
         spec=spec,
@@ -110,13 +110,13 @@ def _ultralytics_metadata(network: NetworkModel) -> str:
     )
 
 
-def _manifest(stages: Stages, proven: Proven, parity: dict[str, Any]) -> dict[str, Any]:
+def _manifest(stages: Stages, gpu: GpuTarget, proven: Proven, parity: dict[str, Any]) -> dict[str, Any]:
     """From what, with what and how well the version was built; nothing that a rebuild would not reproduce."""
     spec, network, model = stages.spec, proven.network, proven.model
     # Where things lie on the building machine says nothing of the build.
     request = spec.model_dump(mode="json", exclude={"repository", "cache", "images", "data", "calibration"})
     return {
-        "spec": request | {"weights": stages.weights.name, "name": spec.model_name},
+        "spec": request | {"weights": stages.weights.name, "name": spec.model_name, "gpu": gpu.name},
         "weights": {"file": stages.weights.name, "sha256": stages.weights_sha256},
         "parity_images": [{"file": i.name, "sha256": file_sha256(i)} for i in stages.images],
         "network": network.to_json(),

@@ -139,7 +139,7 @@ def test_a_broken_graph_fails_parity(tmp_path: Path) -> None:
     onnx.save(graph, model.path)
     attach_head(model, spec, tmp_path / "model.onnx")
     report = parity.measure_parity(reference_of(network), model, tmp_path / "model.onnx", IMAGES, spec)
-    for precision in Precision:
+    for precision in (Precision.FP32, Precision.FP16):
         with pytest.raises(ParityError, match="probabilities off"):
             parity.check_parity(report, precision)
 
