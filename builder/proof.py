@@ -88,7 +88,7 @@ def prove(stages: Stages, original: NetworkModel) -> Proven:
     return Proven(
         network=network,
         model=model,
-        quantization=judge.quantization(network, mixture) if spec.precision is Precision.INT8 else None,
+        quantization=judge.quantization(mixture) if spec.precision is Precision.INT8 else None,
         accuracy=stage.result,
         report=stage.folder / REPORT_FILE,
     )
@@ -104,6 +104,8 @@ class _Evidence:
         self.stages, self.spec, self.original = stages, stages.spec, original
         self.data = read_split(stages.spec.data, "val")
         check_names(self.data, original.names)
+        self.int8_share: float | None = None
+        """Of the last ``quantized``."""
 
     def candidate(
         self, exclude: tuple[str, ...], mixture: Mixture | None = None
@@ -134,15 +136,16 @@ class _Evidence:
     @functools.cached_property
     def calibration_stage(self) -> Stage:
         """The quantizers and the histograms that their scales are made from."""
-        from builder.calibration import calibration_batches, choose_calibration
         from builder.dataset import read_data
-        from builder.quantization import calibrate
 
         spec = self.spec
         assert spec.data is not None
         images = read_data(spec.calibration or spec.data, "train")
 
         def make(folder: Path) -> dict[str, Any]:
+            from builder.calibration import calibration_batches, choose_calibration
+            from builder.quantization import calibrate
+
             chosen = choose_calibration(images, self.original.imgsz, spec.calibration_images, spec.seed)
             for problem in chosen.unreadable:
                 print(f"warning: not calibrated with: {problem}", file=sys.stderr)
@@ -174,10 +177,11 @@ class _Evidence:
 
     def quantized(self, exclude: tuple[str, ...]) -> NetworkModel:
         """The network's graph in INT8."""
-        from builder.layers import quantized_share
-        from builder.quantization import quantize
 
         def make(folder: Path) -> dict[str, Any]:
+            from builder.layers import quantized_share
+            from builder.quantization import quantize
+
             pixels = self.stages.pixels(self.original.imgsz)
             network = quantize(
                 self.original,
@@ -190,14 +194,16 @@ class _Evidence:
             return {"network": network.to_json(), "int8_share": round(quantized_share(network.path), 4)}
 
         stage = self.stages.run("precision", self._quantization_inputs() | {"exclude": exclude}, make)
+        self.int8_share = stage.result["int8_share"]
         return NetworkModel.from_json(stage.result["network"], stage.folder / NETWORK_FILE)
 
     def judged(self, model: OnnxModel, mixture: Mixture | None) -> Stage:
         """Both graphs' accuracy, what is lost, and where the gate refuses it."""
-        from builder.accuracy_html import write_html
-        from builder.comparison import compare
 
         def make(folder: Path) -> dict[str, Any]:
+            from builder.accuracy_html import write_html
+            from builder.comparison import compare
+
             candidate = self._evaluate(model.path, self.data, f"{self.spec.precision} on")
             comparison = compare(self.reference, candidate)
             failures = self.limits.failures(comparison)
@@ -264,14 +270,12 @@ class _Evidence:
         }
         return Mixture.from_json(self.stages.run("mixture", inputs, make).result)
 
-    def quantization(self, network: NetworkModel, mixture: Mixture | None) -> dict[str, Any]:
+    def quantization(self, mixture: Mixture | None) -> dict[str, Any]:
         """How the INT8 graph was made."""
-        from builder.layers import quantized_share
-
         return {
             "method": self.spec.calibration_method,
             "calibration": self.calibration_stage.result | {"seed": self.spec.seed},
-            "int8_share": round(quantized_share(network.path), 4),
+            "int8_share": self.int8_share,
             "given_back": list(mixture.exclude) if mixture else [],
             "mixture": _rounded(mixture.to_json()) if mixture else None,
         }
