@@ -1,7 +1,7 @@
 """A served graph becomes a TensorRT plan; the only module that imports TensorRT or TensorRT-RTX.
 
-``build_plan`` builds for the GPU of this machine. ``check_compiles`` needs no GPU: TensorRT-RTX has TensorRT's parser and
-compiler, and compiles for the compute capabilities that it knows. Both go through the same network, profiles and
+``build_plan`` builds for the GPU of this machine. ``check_compiles`` needs no GPU: TensorRT-RTX has TensorRT's parser
+and compiler, and compiles for the compute capabilities that it knows. Both go through the same network, profiles and
 configuration.
 """
 
@@ -13,11 +13,11 @@ import importlib
 import importlib.util
 import json
 import logging
+import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -117,6 +117,20 @@ class EngineOptions:
     timing_cache: Path | None = None
     """Read where it exists, and written again. It belongs to one GPU, driver and TensorRT version."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self) | {
+            "hardware_compatibility": self.hardware_compatibility.value,
+            "timing_cache": str(self.timing_cache) if self.timing_cache else None,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> EngineOptions:
+        """What ``to_json`` gave, read back from JSON."""
+        cache = values["timing_cache"]
+        compatibility = HardwareCompatibility(values["hardware_compatibility"])
+        return cls(**values | {"hardware_compatibility": compatibility, "timing_cache": Path(cache) if cache else None})
+
 
 class Outcome(enum.StrEnum):
     """How a compile check ended."""
@@ -150,9 +164,12 @@ class CompileCheck:
         """A line for the user; None where the graph compiles."""
         if self.outcome is Outcome.COMPILED:
             return None
-        verb = {Outcome.REFUSED: "refuses the graph", Outcome.FAILED: "did not finish"}.get(self.outcome, "did not run")
-        hint = " It may be a limit of TensorRT-RTX alone." if self.outcome is Outcome.REFUSED else ""
-        return f"SM {self.compute_capability}: TensorRT-RTX {self.version} {verb}: {self.message}{hint}".replace("  ", " ")
+        if self.outcome is Outcome.NOT_CHECKED:
+            return f"SM {self.compute_capability} is not checked: {self.message}"
+        subject = f"SM {self.compute_capability}: TensorRT-RTX {self.version}"
+        if self.outcome is Outcome.FAILED:
+            return f"{subject} did not finish: {self.message}"
+        return f"{subject} refuses the graph, which may be a limit of TensorRT-RTX alone: {self.message}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -210,40 +227,35 @@ def check_compiles(
     request = {
         "path": str(model.path),
         "profiles": [asdict(each) for each in profiles],
-        "options": _options_to_json(options or EngineOptions()),
+        "options": (options or EngineOptions()).to_json(),
+        "limit_s": limit_s,
         "level": LOG.getEffectiveLevel(),
     }
-    return tuple(_check_one(request, each, limit_s, progress) for each in capabilities)
+    return tuple(_check_one(request, each, progress) for each in capabilities)
 
 
-def _check_one(request: dict[str, Any], capability: str, limit_s: float, progress: Progress) -> CompileCheck:
+def _check_one(request: dict[str, Any], capability: str, progress: Progress) -> CompileCheck:
     start = time.perf_counter()
     result: dict[str, Any] = {}
     other: list[str] = []
-    with _child(json.dumps(request | {"compute_capability": capability})) as process:
-        expired = threading.Event()
-        timer = threading.Timer(limit_s, lambda: (expired.set(), process.kill()))
-        timer.start()
-        try:
-            for line in process.stdout or ():
-                event = _event(line)
-                if "log" in event:
-                    LOG.log(event["log"][0], "SM %s: %s", capability, event["log"][1])
-                elif "progress" in event:
-                    what, done, total = event["progress"]
-                    progress(f"SM {capability}: {what}", done, total)
-                elif event:
-                    result |= event
-                else:
-                    other.append(line.strip())
-            code = process.wait()
-        finally:
-            timer.cancel()
+    with _child(request | {"compute_capability": capability}) as process:
+        for line in process.stdout or ():
+            event = _event(line)
+            if "log" in event:
+                LOG.log(event["log"][0], "SM %s: %s", capability, event["log"][1])
+            elif "progress" in event:
+                what, done, total = event["progress"]
+                progress(f"SM {capability}: {what}", done, total)
+            elif event:
+                result |= event
+            else:
+                other.append(line.strip())
+        code = process.wait()
     if "export_error" in result:
         raise ExportError(result["export_error"])
     if "outcome" not in result:
         result["outcome"] = Outcome.FAILED
-        result["message"] = f"not finished within {limit_s:g} s" if expired.is_set() else _how_it_ended(code, other)
+        result["message"] = _how_it_ended(code, request["limit_s"], other)
     return CompileCheck(
         compute_capability=capability,
         outcome=Outcome(result["outcome"]),
@@ -284,8 +296,16 @@ def build_plan(
     """
     start = time.perf_counter()
     trt = _load(library)
-    plan = _serialize(trt, model.path, profiles, options or EngineOptions(), compute_capability, LOG.log, progress)
-    write_file(output_path, plan)
+    plan = _serialize(
+        trt,
+        model.path,
+        profiles,
+        options or EngineOptions(),
+        compute_capability=compute_capability,
+        log=LOG.log,
+        progress=progress,
+    )
+    _write_whole(output_path, plan)
     return Plan(
         path=output_path,
         sha256=file_sha256(output_path),
@@ -313,6 +333,7 @@ def _serialize(
     path: Path,
     profiles: Sequence[Profile],
     options: EngineOptions,
+    *,
     compute_capability: str | None,
     log: Callable[[int, str], None],
     progress: Progress,
@@ -338,7 +359,7 @@ def _serialize(
     if plan is None:
         raise CompileRefusedError(" | ".join(errors) or "the compiler gives no reason")
     if options.timing_cache is not None:
-        write_file(options.timing_cache, bytes(config.get_timing_cache().serialize()))
+        _write_whole(options.timing_cache, bytes(config.get_timing_cache().serialize()))
     return bytes(plan)
 
 
@@ -361,7 +382,7 @@ def _reason(error: tensorrt.ParserError) -> str:
     found = _ASSERTION.search(text)
     text = found[1] if found else text
     # A checker that knows no more gives its own condition.
-    detail = "" if text in ("", "false") else f": {text[:400]}"
+    detail = "" if text in ("", "false") else f": {text[:400].rstrip('.?')}"
     node = f"node {error.node_name() or error.node()} ({error.node_operator()}): " if error.node() >= 0 else ""
     return f"{node}{kind}{detail}"
 
@@ -371,11 +392,13 @@ def _target(trt: Any, config: Any, compute_capability: str | None) -> None:
         return
     known = {
         f"{name[2:-1]}.{name[-1]}": value
-        for name, value in getattr(trt, "ComputeCapability", enum.Enum("None", [])).__members__.items()
+        for name, value in getattr(getattr(trt, "ComputeCapability", None), "__members__", {}).items()
         if name.startswith("SM")
     }
     if compute_capability not in known:
-        raise BuilderError(f"{_title(trt)} compiles for {', '.join(known) or 'this GPU only'}, not {compute_capability}")
+        raise BuilderError(
+            f"{_title(trt)} compiles for {', '.join(known) or 'this GPU only'}, not {compute_capability}"
+        )
     config.num_compute_capabilities = 1
     config.set_compute_capability(known[compute_capability], 0)
 
@@ -406,6 +429,17 @@ def _add_profile(
     config.add_optimization_profile(shapes)
 
 
+def _write_whole(path: Path, content: bytes) -> None:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write_file(scratch, content)
+        scratch.replace(path)
+    except OSError as e:
+        raise BuilderError(f"{path} cannot be written: {e.strerror or e}") from e
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
 def _title(trt: Any) -> str:
     return f"{'TensorRT-RTX' if trt.__name__ == Library.TENSORRT_RTX else 'TensorRT'} {trt.__version__}"
 
@@ -413,9 +447,9 @@ def _title(trt: Any) -> str:
 def _logger(trt: Any, log: Callable[[int, str], None], errors: list[str], *, without_gpu: bool) -> Any:
     """TensorRT's log in Python's levels; what it calls an error is kept in ``errors`` as well."""
     severity = trt.ILogger.Severity
-    levels = {severity.VERBOSE: 5, severity.INFO: logging.DEBUG, severity.WARNING: logging.WARNING}
+    levels = {severity.VERBOSE: logging.DEBUG, severity.INFO: logging.INFO, severity.WARNING: logging.WARNING}
 
-    class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Log(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
@@ -432,7 +466,7 @@ def _logger(trt: Any, log: Callable[[int, str], None], errors: list[str], *, wit
 def _monitor(trt: Any, progress: Progress) -> Any:
     """An IProgressMonitor; what ``progress`` raises, a Ctrl-C too, is kept in ``failure`` and ends the build."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined, unused-ignore]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.failure: BaseException | None = None
@@ -455,20 +489,72 @@ def _monitor(trt: Any, progress: Progress) -> Any:
 
 
 @contextlib.contextmanager
-def _child(request: str) -> Iterator[subprocess.Popen[str]]:
+def _child(request: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
     """This module in a process of its own, which ends with the block."""
     process = subprocess.Popen(
-        [sys.executable, "-m", __spec__.name],
-        stdin=subprocess.PIPE,
+        [sys.executable, "-m", "builder.engine", json.dumps(request)],
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
     )
     try:
-        with contextlib.suppress(BrokenPipeError):
-            process.communicate_input = None  # type: ignore[attr-defined]
         yield process
     finally:
         process.kill()
         process.wait()
+
+
+def _event(line: str) -> dict[str, Any]:
+    """What the child says in one line; empty for a line that is not the child's own, such as a traceback's."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+def _how_it_ended(code: int, limit_s: float, output: Sequence[str]) -> str:
+    if code == -signal.SIGALRM:
+        return f"not finished within {limit_s:g} s"
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return f"the compiler's process ended ({how}){': ' if output else ''}{' | '.join(output[-3:])[:400]}"
+
+
+def _main(request: dict[str, Any]) -> None:
+    """The child: one compile check, told to the parent as lines of JSON."""
+    # The kernel ends this process, also when the parent is gone and the compiler hangs.
+    signal.setitimer(signal.ITIMER_REAL, request["limit_s"])
+
+    def tell(**event: Any) -> None:
+        print(json.dumps(event), flush=True)
+
+    def log(level: int, text: str) -> None:
+        if level >= request["level"]:
+            tell(log=[level, text])
+
+    try:
+        trt = _load(Library.TENSORRT_RTX)
+        tell(version=trt.__version__)
+        plan = _serialize(
+            trt,
+            Path(request["path"]),
+            [Profile(**each) for each in request["profiles"]],
+            EngineOptions.from_json(request["options"]),
+            compute_capability=request["compute_capability"],
+            log=log,
+            progress=lambda what, done, total: tell(progress=[what, done, total]),
+        )
+    except ExportError as e:
+        tell(export_error=str(e))
+    except CompileRefusedError as e:
+        tell(outcome=Outcome.REFUSED, message=str(e))
+    except BuilderError as e:
+        tell(outcome=Outcome.NOT_CHECKED, message=str(e))
+    else:
+        tell(outcome=Outcome.COMPILED, plan_bytes=len(plan))
+
+
+if __name__ == "__main__":
+    _main(json.loads(sys.argv[1]))
