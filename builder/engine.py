@@ -89,20 +89,22 @@ class Profile:
         """Least, best and largest shape of the input ``name``, whose open dimensions are -1.
 
         Raises:
-            ExportError: the graph's batch is fixed, or its size is open and the profile names none.
+            ExportError: the graph's batch is fixed, its size is open and the profile names none, or fixed to another.
         """
         if dims[0] != -1:
             raise ExportError(
                 f"input {name} has a fixed batch of {dims[0]}, and the profile asks for {self.batch_min} to "
                 f"{self.batch_max}; export the graph with a dynamic batch."
             )
-        open_dims = [i for i, dim in enumerate(dims) if dim == -1 and i > 0]
-        if len(open_dims) != len(self.imgsz or ()) and open_dims:
-            raise ExportError(f"input {name} has the shape {list(dims)}: give the profile its height and width.")
         rest = list(dims[1:])
+        open_dims = [i for i, dim in enumerate(rest) if dim == -1]
+        if open_dims and len(open_dims) != len(self.imgsz or ()):
+            raise ExportError(f"input {name} has the shape {list(dims)}: give the profile its height and width.")
+        if not open_dims and self.imgsz and list(self.imgsz) not in (rest[:2], rest[1:]):
+            raise ExportError(f"input {name} has the fixed shape {list(dims)}, and the profile asks for {self.imgsz}.")
         # Height comes before width in NHWC and in NCHW.
         for i, pixels in zip(open_dims, self.imgsz or (), strict=False):
-            rest[i - 1] = pixels
+            rest[i] = pixels
         return (self.batch_min, *rest), (self.batch_opt, *rest), (self.batch_max, *rest)
 
 
@@ -115,7 +117,8 @@ class EngineOptions:
     """0 to 5."""
     hardware_compatibility: HardwareCompatibility = HardwareCompatibility.NONE
     timing_cache: Path | None = None
-    """Read where it exists, and written again. It belongs to one GPU, driver and TensorRT version."""
+    """Read where it exists, and written again. It belongs to one GPU, driver and TensorRT version.
+    TensorRT-RTX has the calls and does nothing with it."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -426,7 +429,8 @@ def _add_profile(
         tensor = network.get_input(i)
         least, best, largest = profile.shapes(tensor.name, tuple(tensor.shape))
         shapes.set_shape(tensor.name, least, best, largest)  # type: ignore[arg-type, unused-ignore]  # takes tuples too
-    config.add_optimization_profile(shapes)
+    if config.add_optimization_profile(shapes) < 0:
+        raise CompileRefusedError(f"TensorRT takes no profile of {profile}")
 
 
 def _write_whole(path: Path, content: bytes) -> None:
@@ -476,14 +480,20 @@ def _monitor(trt: Any, progress: Progress) -> Any:
             self._steps[phase_name] = num_steps
 
         def phase_finish(self, phase_name: str) -> None:
-            self._steps.pop(phase_name, None)
+            steps = self._steps.pop(phase_name, 0)
+            # The last step of a phase is not always told; a build that is being stopped finishes its phases, too.
+            if steps and self.failure is None:
+                self._tell(phase_name, steps, steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
+            self._tell(phase_name, step + 1, self._steps.get(phase_name, step + 1))
+            return self.failure is None
+
+        def _tell(self, phase_name: str, done: int, total: int) -> None:
             try:
-                progress(phase_name, step + 1, self._steps.get(phase_name, step + 1))
+                progress(phase_name, min(done, total), total)
             except BaseException as e:  # an exception must not pass through the compiler
                 self.failure = e
-            return self.failure is None
 
     return Monitor()
 
