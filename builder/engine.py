@@ -380,7 +380,7 @@ def _parse(trt: Any, network: tensorrt.INetworkDefinition, logger: tensorrt.ILog
 
 def _reason(error: tensorrt.ParserError) -> str:
     """One parser error: the node, and what is wrong with it."""
-    kind = error.code().name.lower().replace("_", " ")
+    kind = str(error.code()).rpartition(".")[2].lower().replace("_", " ")
     text = " ".join(_NO_DRIVER.sub("", error.desc()).split())
     found = _ASSERTION.search(text)
     text = found[1] if found else text
@@ -427,7 +427,8 @@ def _add_profile(
     shapes = builder.create_optimization_profile()
     for i in range(network.num_inputs):
         tensor = network.get_input(i)
-        least, best, largest = profile.shapes(tensor.name, tuple(tensor.shape))
+        dims: Any = tensor.shape  # a Dims has all of a sequence but the type
+        least, best, largest = profile.shapes(tensor.name, tuple(dims))
         shapes.set_shape(tensor.name, least, best, largest)  # type: ignore[arg-type, unused-ignore]  # takes tuples too
     if config.add_optimization_profile(shapes) < 0:
         raise CompileRefusedError(f"TensorRT takes no profile of {profile}")
