@@ -157,15 +157,25 @@ def evaluate(
     """
     if not LEAST_CONFIDENCE <= confidence < 1:
         raise SpecError(f"expected a confidence from {LEAST_CONFIDENCE} to below 1, got {confidence}.")
-    objects = sum(len(image.boxes_N4) for image in data.images)
-    if not objects:
-        first = label_path(data.images[0].path) if data.split else "a data.yaml: a bare folder has no labels"
-        raise DataError(f"{data.source}: no object is labelled on its {len(data.images)} images; expected {first}.")
+    check_labelled(data)
     detections = []
     for found in detect([image.path for image in data.images]):
         detections.append(found)
         progress(len(detections), len(data.images))
     return measure(data, detections, confidence)
+
+
+def check_labelled(data: DataSplit) -> None:
+    """Pass where an object is labelled on any image.
+
+    Raises:
+        DataError: none is.
+    """
+    if not sum(len(image.boxes_N4) for image in data.images):
+        first = label_path(data.images[0].path) if data.split else "a data.yaml: a bare folder has no labels"
+        raise DataError(
+            f"{data.source}: no object is labelled on its {len(data.images)} images; expected lines in {first}."
+        )
 
 
 def measure(data: DataSplit, detections: Sequence[ImageDetections], confidence: float = 0.25) -> AccuracyReport:

@@ -3,7 +3,7 @@
 Class and file names come from data that anyone may have made: all of them go through ``escaped``, and the page's policy
 lets nothing run or load. The same inputs give the same bytes.
 
-Legend: N boxes, H height, W width, R recall points; 4 = x1 y1 x2 y2, 6 = x1 y1 x2 y2 confidence class.
+Legend: R recall points.
 """
 
 from __future__ import annotations
@@ -179,6 +179,15 @@ def _mixture(mixture: Mixture) -> str:
             )
         )
     names = ("step", "given back to FP16", "INT8", "mAP50-95", "mAP drop", "confidence drop", "loss / limit", "")
+    told = (
+        "<h2>Layers given back to FP16</h2><p>INT8: share of the convolutions’ multiply-adds. Loss / limit: the worse "
+        "of the two losses as a part of its limit; 1 or less passes.</p>"
+        f"{table(row(names, 'th'), [lines], 'steps')}"
+    )
+    return told + _sensitivity(mixture) if mixture.sensitivities else told
+
+
+def _sensitivity(mixture: Mixture) -> str:
     ordered = sorted(mixture.sensitivities, key=lambda each: (-each.violation_alone, each.group.name))
     stems = [
         Stem(
@@ -191,9 +200,6 @@ def _mixture(mixture: Mixture) -> str:
     ]
     chart = stem_chart(stems, limit=1.0, label="Loss divided by its limit with one group of layers alone in INT8")
     return (
-        "<h2>Layers given back to FP16</h2><p>INT8: share of the convolutions’ multiply-adds. Loss / limit: the worse "
-        "of the two losses as a part of its limit; 1 or less passes.</p>"
-        f"{table(row(names, 'th'), [lines], 'steps')}"
         "<h3>Sensitivity</h3><p>Loss / limit, on a subset of the images, with this group of layers alone in INT8: the "
         "longer the line, the more the group costs. Behind each name its share of the multiply-adds; filled: given "
         f"back in the result.</p>{chart}"

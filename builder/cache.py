@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,10 @@ class StageCache:
         """Keep stages under ``root``; by default in the user's cache folder."""
         self.root = root or default_root() / "stages"
         self._swept = False
+
+    def forget(self, stage: Stage) -> None:
+        """Have the stage made again next time."""
+        shutil.rmtree(stage.folder, ignore_errors=True)
 
     def run(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> Stage:
         """The stage ``name`` for ``inputs``: found, or made by ``make(folder)``, which fills the folder.

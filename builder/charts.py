@@ -1,4 +1,4 @@
-"""Charts of an accuracy report as inline SVG; their colours are in ``page.STYLE``.
+"""Charts of an accuracy report as inline SVG; their colours are those of ``page.document``.
 
 Legend: R recall points.
 """
@@ -72,27 +72,25 @@ class Stem:
 
 
 def stem_chart(stems: Sequence[Stem], *, limit: float, label: str) -> str:
-    """A row for each stem, in the order given: from the greatest value leftwards to its own, and ``limit`` as a line.
+    """A row for each stem, in the order given, from 0 to its value; ``limit``, above 0, is a line across all.
 
-    The axis spans the values, not 0: among many layers each one's part is small.
+    A value that is infinite reaches to the end of the axis.
     """
     known = [stem.value for stem in stems if math.isfinite(stem.value)]
-    low, high = min(known, default=limit), max(known, default=limit)
-    low, high = (min(low, limit), max(high, limit)) if limit > low - (high - low) else (low, high)
-    span = high - low or 1.0
+    low, high = min([0.0, *known]), max([limit, *known])
 
     def x_of(value: float) -> float:
-        return _NAMES + 12 + (min(max(value, low), high) - low) / span * (_STEMS - 24)
+        return _NAMES + 12 + (min(max(value, low), high) - low) / (high - low) * (_STEMS - 24)
 
     bottom = len(stems) * _ROW + 6
-    parts = []
-    if low <= limit <= high:
-        x = f"{x_of(limit):.1f}"
-        parts.append(f'<path class="limit" d="M{x},4V{bottom}"/>')
-        parts.append(f'<text x="{x}" y="{bottom + 14}" text-anchor="middle" class="scale">limit</text>')
+    x = f"{x_of(limit):.1f}"
+    parts = [
+        f'<path class="limit" d="M{x},4V{bottom}"/>'
+        f'<text x="{x}" y="{bottom + 14}" text-anchor="middle" class="scale">limit</text>'
+    ]
     for row, stem in enumerate(stems):
         y = row * _ROW + _ROW / 2 + 4
-        start, end = f"{x_of(high):.1f}", f"{x_of(stem.value):.1f}"
+        start, end = f"{x_of(0):.1f}", f"{x_of(stem.value):.1f}"
         chosen = " chosen" if stem.chosen else ""
         parts.append(
             f'<g class="stem{chosen}"><title>{escaped(stem.name)}</title>'

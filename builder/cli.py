@@ -151,12 +151,20 @@ def _build(arguments: argparse.Namespace) -> int:
     out = sys.stderr if as_json else sys.stdout
 
     def report(stage: Stage) -> None:
+        interruption.check()
         how = "unchanged, reused" if stage.reused else f"{stage.seconds:.1f} s"
         print(f"{stage.name:<10} {how}", file=out, flush=True)
 
+    def progress(what: str, done: int, total: int) -> None:
+        interruption.check()
+        _progress(what, done, total)
+
     # Ultralytics logs to stdout, the making of its settings on a machine's first day among it.
-    with interrupted_by(signal.SIGTERM), contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
-        done = build(BuildSpec.from_sources(flags, getattr(arguments, "spec", None)), report, _progress)
+    with (
+        interrupted_by(signal.SIGINT, signal.SIGTERM) as interruption,
+        contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout),
+    ):
+        done = build(BuildSpec.from_sources(flags, getattr(arguments, "spec", None)), report, progress)
     for line in _summary(done):
         print(line, file=out)
     if as_json:
@@ -182,6 +190,9 @@ def _summary(done: Build) -> list[str]:
     if spec.on_cpu is CpuPrecision.BF16 and len(done.parity["served"]) == len(RUNTIMES):
         lines.append("parity in bf16 was not measured: this CPU has none; a CPU that has it will serve in it")
     lines += _accuracy_lines(done)
+    check = done.compile_check
+    compiles = f"TensorRT-RTX {check.version} compiles the graph for SM {check.compute_capability}"
+    lines.append(f"warning: {check.warning}" if check.warning else compiles)
     if done.proven.network.key_mismatches:
         lines.append(f"warning: loaded in part: {done.proven.network.key_mismatches}")
     state = "published" if published.changed else "unchanged"
@@ -219,6 +230,11 @@ def _accuracy_lines(done: Build) -> list[str]:
                 f"warning: {calibration['unreadable']} calibration images could not be read; others were taken"
             )
     if accuracy:
+        unreadable = accuracy["candidate"]["unreadable"]
+        if unreadable:
+            lines.append(
+                f"warning: {len(unreadable)} val images cannot be read and judged nothing: {', '.join(unreadable[:5])}"
+            )
         before, after = (accuracy[name]["overall"]["map50_95"] for name in ("reference", "candidate"))
         drift = accuracy["comparison"]["confidence_drift"]["median"]
         lines.append(
@@ -250,6 +266,7 @@ def _as_json(done: Build) -> dict[str, Any]:
         "changed": done.published.changed,
         "stages": [{"name": s.name, "seconds": round(s.seconds, 3), "reused": s.reused} for s in done.stages],
         "parity": done.parity,
+        "compile_check": done.compile_check.to_json(),
         "quantization": done.proven.quantization,
         "accuracy": done.proven.accuracy,
         "graph_sha256": done.proven.model.sha256,

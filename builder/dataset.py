@@ -128,7 +128,7 @@ def _read_yaml(source: Path) -> dict[str, Any]:
     import yaml
 
     if not source.is_file():
-        raise DataError(f"{source}: expected a data.yaml or a folder of images, found {_found(source)}.")
+        raise DataError(f"{source}: expected a data.yaml, found {_found(source)}.")
     try:
         content = yaml.safe_load(source.read_text(encoding="utf-8-sig"))
     except OSError as e:

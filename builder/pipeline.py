@@ -11,12 +11,13 @@ from builder.backends import openvino_model_path
 from builder.cache import Stage, file_sha256, tool_versions
 from builder.config_pbtxt import ServingSettings, config_files
 from builder.gpus import GpuTarget, find_gpu
-from builder.proof import REPORT_FILE, Proven, prove
-from builder.repository import PublishedVersion, check_model_name, publish
+from builder.proof import REPORT_FILE, Proven, judging_data, prove
+from builder.repository import PublishedVersion, check_model_name, check_target, publish
 from builder.stages import IMAGE_TOOLS, PRECISION_TOOLS, Stages
 from builder.weights import find_weights
 
 if TYPE_CHECKING:
+    from builder.engine import CompileCheck
     from builder.spec import BuildSpec
 
 SERVED_BY = "onnxruntime with the TensorRT accelerator; no TensorRT plan was built"
@@ -30,6 +31,7 @@ class Build:
     gpu: GpuTarget
     proven: Proven
     parity: dict[str, Any]
+    compile_check: CompileCheck
     stages: tuple[Stage, ...]
     published: PublishedVersion
 
@@ -47,10 +49,14 @@ def build(
     gpu = find_gpu(spec.gpu)
     check_model_name(spec.model_name)
     stages = Stages(spec=spec, weights=find_weights(spec.weights), report=report, progress=progress)
+    # What is wrong with the request shall be told before anything takes long.
+    check_target(spec.repository)
+    data = judging_data(spec.data) if spec.data else None
     original = stages.network()
-    proven = prove(stages, original)
+    proven = prove(stages, original, data)
     network, model = proven.network, proven.model
     parity = stages.parity(original, network, model)
+    compile_check = stages.compile_check(model, gpu)
     published = publish(
         spec.repository,
         spec.model_name,
@@ -61,13 +67,14 @@ def build(
             **({REPORT_FILE: proven.report} if proven.report else {}),
         },
         configs=lambda version: _configs(spec, gpu, network, model, version),
-        build=_manifest(stages, gpu, proven, parity),
+        build=_manifest(stages, gpu, proven, parity, compile_check),
     )
     return Build(
         spec=spec,
         gpu=gpu,
         proven=proven,
         parity=parity,
+        compile_check=compile_check,
         stages=tuple(stages.done),
         published=published,
     )
@@ -110,7 +117,9 @@ def _ultralytics_metadata(network: NetworkModel) -> str:
     )
 
 
-def _manifest(stages: Stages, gpu: GpuTarget, proven: Proven, parity: dict[str, Any]) -> dict[str, Any]:
+def _manifest(
+    stages: Stages, gpu: GpuTarget, proven: Proven, parity: dict[str, Any], compile_check: CompileCheck
+) -> dict[str, Any]:
     """From what, with what and how well the version was built; nothing that a rebuild would not reproduce."""
     spec, network, model = stages.spec, proven.network, proven.model
     # Where things lie on the building machine says nothing of the build.
@@ -123,6 +132,9 @@ def _manifest(stages: Stages, gpu: GpuTarget, proven: Proven, parity: dict[str, 
         "graph": {"file": "model.onnx", "sha256": model.sha256},
         "served_by": SERVED_BY,
         "parity": parity,
+        "compile_check": {
+            name: getattr(compile_check, name) for name in ("compute_capability", "outcome", "message", "version")
+        },
         "quantization": proven.quantization,
         "accuracy": proven.accuracy,
         "tools": tool_versions(sorted({*PRECISION_TOOLS, *IMAGE_TOOLS, "tritonclient"})),

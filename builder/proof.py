@@ -45,6 +45,8 @@ ACCURACY_CODE = (
     "matching",
     "accuracy_html",
     "charts",
+    "disagreements",
+    "page",
     "labels",
     "dataset",
 )
@@ -65,7 +67,21 @@ class Proven:
     """The same as a page."""
 
 
-def prove(stages: Stages, original: NetworkModel) -> Proven:
+def judging_data(path: Path) -> DataSplit:
+    """The labelled images of a data.yaml's val split.
+
+    Raises:
+        DataError: they are missing or wrong, or no object is labelled on them.
+    """
+    from builder.accuracy import check_labelled
+    from builder.dataset import read_split
+
+    data = read_split(path, "val")
+    check_labelled(data)
+    return data
+
+
+def prove(stages: Stages, original: NetworkModel, data: DataSplit | None) -> Proven:
     """The network at the spec's precision and its served graph, judged where there is data to judge by.
 
     Raises:
@@ -73,10 +89,10 @@ def prove(stages: Stages, original: NetworkModel) -> Proven:
         DataError: the data is missing, wrong, of other classes, or too little to calibrate with.
     """
     spec = stages.spec
-    if spec.data is None or spec.precision is Precision.FP32:
+    if data is None:
         network = stages.converted(original)
         return Proven(network=network, model=stages.served(network))
-    judge = _Evidence(stages, original)
+    judge = _Evidence(stages, original, data)
     exclude: tuple[str, ...] = ()
     network, model, stage = judge.candidate(exclude)
     mixture = None
@@ -97,12 +113,10 @@ def prove(stages: Stages, original: NetworkModel) -> Proven:
 class _Evidence:
     """One build's labelled data, and what is made and measured with it."""
 
-    def __init__(self, stages: Stages, original: NetworkModel) -> None:
-        from builder.dataset import check_names, read_split
+    def __init__(self, stages: Stages, original: NetworkModel, data: DataSplit) -> None:
+        from builder.dataset import check_names
 
-        assert stages.spec.data is not None, "prove() asks only where there is data"
-        self.stages, self.spec, self.original = stages, stages.spec, original
-        self.data = read_split(stages.spec.data, "val")
+        self.stages, self.spec, self.original, self.data = stages, stages.spec, original, data
         check_names(self.data, original.names)
         self.int8_share: float | None = None
         """Of the last ``quantized``."""
@@ -221,6 +235,7 @@ class _Evidence:
             return {
                 "failures": failures,
                 "limits": dataclasses.asdict(self.limits),
+                "labels_sha256": _labels_sha256(self.data),
                 "reference": _rounded(self.reference.to_json()),
                 "candidate": _rounded(candidate.to_json()),
                 "comparison": _rounded(comparison.to_json()),
@@ -350,6 +365,15 @@ def _refusal(precision: Precision, stage: Stage, *, asked_mixed: bool) -> str:
 
 def _identity(network: NetworkModel) -> dict[str, Any]:
     return network.to_json() | {"sha256": file_sha256(network.path)}
+
+
+def _labels_sha256(data: DataSplit) -> str:
+    """A hash of the class names, the images' names and what is labelled on them."""
+    digest = hashlib.sha256(json.dumps(data.names).encode())
+    for image in data.images:
+        digest.update(f"\n{image.path.name}".encode())
+        digest.update(b"" if image.classes_N is None else image.classes_N.tobytes() + image.boxes_N4.tobytes())
+    return digest.hexdigest()
 
 
 def _split_identity(data: DataSplit) -> str:

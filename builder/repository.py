@@ -99,6 +99,21 @@ def check_model_name(name: str) -> str:
     return name
 
 
+def check_target(repository: Path) -> None:
+    """Pass where a repository can be written or made at this place, as far as can be told without writing.
+
+    Raises:
+        RepositoryError: it cannot.
+    """
+    nearest = next(path for path in (repository.absolute(), *repository.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise RepositoryError(f"cannot publish to {repository}: {nearest} is a file; name a folder with --repository")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise RepositoryError(
+            f"cannot publish to {repository}: {nearest} cannot be written; mend that, or name another with --repository"
+        )
+
+
 def publish(
     repository: Path,
     name: str,

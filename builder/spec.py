@@ -129,6 +129,10 @@ class BuildSpec(BaseModel):
                 nearest = difflib.get_close_matches(name, cls.model_fields, n=1)
                 hint = f"; did you mean {nearest[0]}?" if nearest else f"; known: {', '.join(cls.model_fields)}."
                 raise SpecError(f"{spec_path}: unknown name {name!r}{hint}")
+        for name, value in values.items():
+            # YAML's yes and no are numbers to pydantic, and a limit of 1 is none.
+            if isinstance(value, bool) and cls.model_fields[name].annotation is not bool:
+                raise SpecError(f"--{name.replace('_', '-')}: expected a value, it is {'yes' if value else 'no'}.")
         try:
             spec = cls.model_validate(values)
         except ValidationError as e:
@@ -145,6 +149,13 @@ class BuildSpec(BaseModel):
                 "--precision int8: expected --data data.yaml, labelled images to calibrate on (its train split) and to "
                 "judge by (its val split); without them nobody knows what INT8 loses."
             )
+        if self.data is None:
+            for name in sorted({"max_map_drop", "max_confidence_drop"} & self.model_fields_set):
+                raise SpecError(
+                    f"--{name.replace('_', '-')} is a limit of the gate, which needs labelled images: --data."
+                )
+        elif self.precision is Precision.FP32:
+            raise SpecError("--data judges what FP16 or INT8 loses against FP32; --precision fp32 loses nothing.")
         if self.precision is not Precision.INT8:
             for name in sorted({"calibration", "auto_mixed"} & self.model_fields_set):
                 raise SpecError(f"--{name.replace('_', '-')} belongs to --precision int8; it is {self.precision}.")

@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from builder.engine import CompileCheck
+    from builder.gpus import GpuTarget
     from builder.spec import BuildSpec
     from builder.weights import Network
 
 TORCH_TOOLS = ("torch", "ultralytics-opencv-headless", "ultralytics", "onnx", "numpy")
 RUNTIME_TOOLS = ("onnxruntime-gpu", "onnxruntime", "openvino")
 PRECISION_TOOLS = (*TORCH_TOOLS, *RUNTIME_TOOLS, "nvidia-modelopt")
+COMPILE_TOOLS = ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx")
 IMAGE_TOOLS = ("opencv-python-headless", "opencv-python", "pillow")
 NETWORK_FILE = "network.onnx"
 SERVED_FILE = "model.onnx"
@@ -118,6 +121,34 @@ class Stages:
             "runtimes": [*runtimes(self.spec.on_cpu), tool_versions((*RUNTIME_TOOLS, *IMAGE_TOOLS))],
         }
         return self.run("parity", inputs, lambda _: self._measure(original, network, served)).result
+
+    def compile_check(self, served: OnnxModel, gpu: GpuTarget) -> CompileCheck:
+        """What TensorRT-RTX says to the served graph for the GPU's compute capability; it needs no GPU for it.
+
+        Raises:
+            ExportError: TensorRT's parser cannot read the graph.
+        """
+        from builder.engine import CompileCheck, Outcome, Profile, check_compiles
+
+        most = self.spec.max_batch
+        profile = Profile(batch_min=1, batch_opt=most, batch_max=most)
+
+        def make(_: Path) -> dict[str, Any]:
+            (check,) = check_compiles(served, [gpu.compute_capability], [profile], progress=self.progress)
+            return check.to_json()
+
+        inputs = {
+            "graph": served.sha256,
+            "compute_capability": gpu.compute_capability,
+            "batch": most,
+            "code": code_sha256(("engine",)),
+            "tools": tool_versions(COMPILE_TOOLS),
+        }
+        stage = self.run("compile", inputs, make)
+        check = CompileCheck(**stage.result | {"outcome": Outcome(stage.result["outcome"])})
+        if check.outcome not in (Outcome.COMPILED, Outcome.REFUSED):  # another time it may end otherwise
+            self.cache.forget(stage)
+        return check
 
     def head_spec(self, network: NetworkModel) -> HeadSpec:
         """What is attached to ``network``."""

@@ -12,6 +12,7 @@ from PIL import Image
 
 from builder.accuracy import ImageDetections, measure
 from builder.accuracy_html import write_html
+from builder.charts import Stem, stem_chart
 from builder.comparison import compare
 from builder.dataset import DataImage, DataSplit
 from builder.gate import GateLimits
@@ -134,6 +135,23 @@ def test_steps_without_a_figure_are_shown(tmp_path, write):
     assert "Layers given back to FP16" in page
     assert "75.0 %" in page
     assert "Layers given back to FP16" not in write(tmp_path / "plain.html")
+
+
+def test_no_sensitivity_is_shown_where_none_was_measured(tmp_path, write):
+    plain = Mixture(exclude=(), steps=mixture().steps, sensitivities=())
+    assert "Sensitivity" in write(tmp_path / "page.html", mixture())
+    assert "Sensitivity" not in write(tmp_path / "plain.html", plain)
+
+
+def test_the_line_of_a_layer_that_costs_more_is_longer():
+    values = (float("inf"), 8.0, 4.0, 0.0, -2.0)
+    chart = stem_chart(
+        [Stem(name=str(value), note="", value=value, chosen=False) for value in values], limit=1.0, label="cost"
+    )
+    lengths = [float(end) - float(start) for start, end in re.findall(r'd="M([\d.]+),[\d.]+H([\d.]+)"', chart)]
+    assert lengths[0] == lengths[1] == pytest.approx(2 * lengths[2], abs=0.2)
+    assert lengths[3] == 0
+    assert lengths[4] < 0
 
 
 def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path, write):

@@ -12,6 +12,7 @@ from builder.errors import ExportError, ParityError, SpecError, WeightsError
 from builder.export import checked_imgsz, export_network, import_onnx
 from builder.head import HeadSpec, attach_head
 from builder.precision import convert_precision, tail_nodes
+from builder.runtimes import OPENVINO_BF16
 from builder.weights import Network, load_network
 from tests.networks import FAMILIES, live_model, photographs, save_checkpoint
 
@@ -100,25 +101,6 @@ def test_served_graph_has_the_contract(exported: tuple[Network, NetworkModel], t
     assert {n.domain for n in graph.node} <= {"", "ai.onnx"}, "a plugin would not load everywhere"
 
 
-def test_tensorrt_rtx_compiles_the_fp16_graph_for_turing_ampere_and_ada(half: NetworkModel, tmp_path: Path) -> None:
-    import tensorrt_rtx as trt
-
-    attach_head(half, spec_of(half), tmp_path / "model.onnx")
-    for capability in (trt.ComputeCapability.SM75, trt.ComputeCapability.SM86, trt.ComputeCapability.SM89):
-        logger = trt.Logger(trt.Logger.ERROR)
-        builder = trt.Builder(logger)
-        network = builder.create_network(0)
-        parser = trt.OnnxParser(network, logger)
-        assert parser.parse_from_file(str(tmp_path / "model.onnx")), parser.get_error(0)
-        config = builder.create_builder_config()
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(capability, 0)
-        profile = builder.create_optimization_profile()
-        profile.set_shape("images", (1, 160, 160, 3), (4, 160, 160, 3), (8, 160, 160, 3))
-        config.add_optimization_profile(profile)
-        assert builder.build_serialized_network(network, config) is not None, capability
-
-
 def test_export_is_the_same_bytes_each_time(exported: tuple[Network, NetworkModel], tmp_path: Path) -> None:
     network, model = exported
     again = export_network(network, None, tmp_path / "again.onnx")
@@ -142,6 +124,21 @@ def test_a_broken_graph_fails_parity(tmp_path: Path) -> None:
     for precision in (Precision.FP32, Precision.FP16):
         with pytest.raises(ParityError, match="probabilities off"):
             parity.check_parity(report, precision)
+
+
+def test_bf16_has_limits_of_its_own_and_int8_none() -> None:
+    off = parity.Difference(largest=0.05, p95=0.05)
+    network = parity.NetworkParity(probability=off, box_px=off)
+    reports = {
+        name: parity.ParityReport(images=1, network={name: network}, served={}) for name in ("openvino", OPENVINO_BF16)
+    }
+    assert len(reports["openvino"].failures(parity.TOLERANCES[Precision.FP16])) == 1
+    assert reports[OPENVINO_BF16].failures(parity.TOLERANCES[Precision.FP16]) == []
+    far = parity.Difference(largest=0.5, p95=0.5)
+    worse = parity.NetworkParity(probability=far, box_px=far)
+    report = parity.ParityReport(images=1, network={OPENVINO_BF16: worse}, served={})
+    assert len(report.failures(parity.TOLERANCES[Precision.FP16])) == 1
+    assert report.failures(parity.TOLERANCES[Precision.INT8]) == []
 
 
 def test_a_graph_of_nan_fails_parity() -> None:

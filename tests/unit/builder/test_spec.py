@@ -156,3 +156,20 @@ def test_a_wrong_yaml_is_one_line(tmp_path: Path, content: str, expected: str) -
 def test_a_missing_yaml_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="cannot be read"):
         BuildSpec.from_sources({}, tmp_path / "none.yaml")
+
+
+def test_yes_is_no_limit(tmp_path: Path) -> None:
+    (tmp_path / "build.yaml").write_text("max_map_drop: yes\n")
+    with pytest.raises(SpecError, match="--max-map-drop: expected a value, it is yes"):
+        BuildSpec.from_sources({}, tmp_path / "build.yaml")
+
+
+@pytest.mark.parametrize("flag", ["max_map_drop", "max_confidence_drop"])
+def test_a_limit_without_data_to_judge_by_is_refused(flag: str) -> None:
+    with pytest.raises(SpecError, match=f"--{flag.replace('_', '-')} is a limit of the gate"):
+        BuildSpec.from_sources({flag: "0.1"}, None)
+
+
+def test_data_for_fp32_has_nothing_to_judge() -> None:
+    with pytest.raises(SpecError, match="--precision fp32 loses nothing"):
+        BuildSpec.from_sources({"data": "data.yaml", "precision": "fp32"}, None)
