@@ -75,7 +75,7 @@ def _add_build(command: argparse.ArgumentParser) -> None:
     add("--names", metavar="A,B,…", help="class names, where the weights hold none")
     add("--gpu", help="the GPU that will serve, such as t4, l4, a100-40gb:1g.5gb, or auto (default: t4)")
     add("--precision", help="fp32, fp16 or int8 (default: fp16); int8 needs --data")
-    add("--cpu-precision", help="where a CPU serves: fp32 or bf16 (default: bf16 unless --precision fp32)")
+    add("--cpu-precision", help="where a CPU serves: fp32 or bf16, where the CPU has it (default: fp32)")
     add("--head", help="detections: boxes come out; raw: Ultralytics' own contract (default: detections)")
     add("--imgsz", metavar="PX|H,W", help="input size (default: what the weights were trained at, else 640)")
     add("--iou", help="suppression threshold (default: 0.7)")
@@ -187,8 +187,8 @@ def _summary(done: Build) -> list[str]:
     lines = [f"{network}, {height}x{width} px, {spec.precision}"]
     if spec.precision is not Precision.INT8:  # its loss is no error of arithmetic, and the gate's to judge
         lines += [_parity_line(runtime, done.parity) for runtime in done.parity["served"]]
-    if spec.on_cpu is CpuPrecision.BF16 and len(done.parity["served"]) == len(RUNTIMES):
-        lines.append("parity in bf16 was not measured: this CPU has none; a CPU that has it will serve in it")
+    if spec.cpu_precision is CpuPrecision.BF16 and len(done.parity["served"]) == len(RUNTIMES):
+        lines.append("warning: parity in bf16 was not measured, this CPU has none; one that has it will serve in it")
     lines += _accuracy_lines(done)
     check = done.compile_check
     compiles = f"TensorRT-RTX {check.version} compiles the graph for SM {check.compute_capability}"

@@ -184,7 +184,7 @@ def check_parity(report: ParityReport, precision: Precision) -> None:
         raise ParityError(
             f"the {precision} graph does not compute what PyTorch computes: {'; '.join(failures)}. "
             "Nothing was published. Try --precision fp32 to tell the network's arithmetic from its export, or "
-            "--cpu-precision fp32 where only bf16 is named."
+            "leave out --cpu-precision bf16 where only bf16 is named."
         )
 
 

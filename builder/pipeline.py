@@ -93,7 +93,7 @@ def _configs(
             max_queue_delay_us=spec.max_queue_delay_us,
             max_queue_size=spec.max_queue_size,
             queue_timeout_ms=spec.queue_timeout_ms,
-            cpu_precision=spec.on_cpu,
+            cpu_precision=spec.cpu_precision,
         ),
         gpu=gpu,
         head=spec.head,

@@ -59,8 +59,8 @@ class BuildSpec(BaseModel):
     """Class names, where the weights hold none."""
     gpu: str = "t4"
     precision: Precision = Precision.FP16
-    cpu_precision: CpuPrecision | None = None
-    """The arithmetic where a CPU serves; by default bf16 unless the precision is FP32."""
+    cpu_precision: CpuPrecision = CpuPrecision.FP32
+    """The arithmetic where a CPU serves."""
     head: Head = Head.DETECTIONS
     imgsz: Annotated[tuple[Side, Side], BeforeValidator(_two_sides)] | None = None
     """Height and width in pixels; the size that the weights were trained at where none is given, else 640."""
@@ -96,12 +96,6 @@ class BuildSpec(BaseModel):
     """Where finished stages are kept; the user's cache folder where none is given."""
     allow_partial: bool = False
     trust_weights: bool = False
-
-    @property
-    def on_cpu(self) -> CpuPrecision:
-        """The arithmetic where a CPU serves."""
-        half = CpuPrecision.FP32 if self.precision is Precision.FP32 else CpuPrecision.BF16
-        return self.cpu_precision or half
 
     @field_serializer("model", when_used="json")
     def _model_without_its_folder(self, model: str | None) -> str | None:

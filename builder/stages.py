@@ -118,7 +118,7 @@ class Stages:
             "precision": self.spec.precision,
             "images": self.image_hashes(),
             "checks": code_sha256(("parity", "runtimes")),
-            "runtimes": [*runtimes(self.spec.on_cpu), tool_versions((*RUNTIME_TOOLS, *IMAGE_TOOLS))],
+            "runtimes": [*runtimes(self.spec.cpu_precision), tool_versions((*RUNTIME_TOOLS, *IMAGE_TOOLS))],
         }
         return self.run("parity", inputs, lambda _: self._measure(original, network, served)).result
 
@@ -219,7 +219,8 @@ class Stages:
             reference = parity.onnx_reference(original, images, spec)
         else:
             reference = parity.torch_reference(self._load(), images, spec.iou, spec.max_detections)
-        report = parity.measure_parity(reference, network, served.path, images, spec, cpu_precision=self.spec.on_cpu)
+        on_cpu = self.spec.cpu_precision
+        report = parity.measure_parity(reference, network, served.path, images, spec, cpu_precision=on_cpu)
         parity.check_parity(report, self.spec.precision)
         return report.to_json()
 
