@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from builder.accuracy import LEAST_CONFIDENCE, Detect, ImageDetections
 from builder.coco import MAX_DETECTIONS
 from builder.errors import ExportError
+from builder.runtimes import openvino_core
 from clients.contract import INPUT, OUTPUT
 from clients.detector import Detector
 from clients.errors import ImageError, one_line
@@ -164,7 +165,7 @@ def _interface(path: Path) -> tuple[tuple[int, int], bool, int]:
 
 
 def _openvino(path: Path, batch: int, image_shape: tuple[int, ...]) -> tuple[Infer, int]:
-    core = _openvino_core()
+    core = openvino_core()
     model = core.read_model(path)
     # A free batch makes every layer's shape a question of each run.
     model.reshape({INPUT: [batch, *image_shape]})
@@ -184,14 +185,6 @@ def _openvino(path: Path, batch: int, image_shape: tuple[int, ...]) -> tuple[Inf
             free.put(request)
 
     return infer, streams
-
-
-@functools.cache
-def _openvino_core() -> Any:
-    """The one Core of this module: of two, the one that goes last breaks the handling of signals (OpenVINO 2026.4)."""
-    import openvino as ov
-
-    return ov.Core()
 
 
 def _onnxruntime(path: Path, batch: int, _image_shape: tuple[int, ...]) -> tuple[Infer, int]:
