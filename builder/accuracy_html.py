@@ -8,8 +8,6 @@ Legend: R recall points.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +18,7 @@ from builder.accuracy import OPERATING_IOU, AccuracyReport, Figures
 from builder.charts import Stem, curve_axes, curve_chart, stem_chart
 from builder.comparison import SAME_BOX_IOU, AccuracyDrop, Comparison, ConfidenceDrift
 from builder.disagreements import pictures, place
-from builder.durable import write_file
+from builder.durable import replace_file
 from builder.gate import GateLimits, confidence_drop
 from builder.page import document, escaped, figure, row, table
 
@@ -57,15 +55,7 @@ def write_html(
         _curves(reference, candidate, comparison),
         pictures(reference, candidate, comparison),
     ]
-    content = document(title, sections).encode()
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write_file(unfinished, content)
-        unfinished.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
-        raise
+    replace_file(path, document(title, sections).encode())
 
 
 def _verdict(comparison: Comparison, limits: GateLimits, failures: Sequence[str]) -> str:

@@ -29,6 +29,18 @@ def write_file(target: Path, content: bytes) -> None:
     sync(target)
 
 
+def replace_file(target: Path, content: bytes) -> None:
+    """Write a file whole or not at all, its folders included; what was there stays until the new one is complete."""
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        write_file(unfinished, content)
+        unfinished.replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        raise
+
+
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file, its folders included, and have its content on the disk.
 

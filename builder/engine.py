@@ -1,31 +1,26 @@
 """A served graph becomes a TensorRT plan; the only module that imports TensorRT or TensorRT-RTX.
 
-``build_plan`` builds for the GPU of this machine. ``check_compiles`` needs no GPU: TensorRT-RTX has TensorRT's parser
-and compiler, and compiles for the compute capabilities that it knows. Both go through the same network, profiles and
-configuration.
+``build_plan`` builds for the GPU of this machine. TensorRT-RTX has TensorRT's parser and compiler, and compiles without
+a GPU for the compute capabilities that it knows (``builder.compile_check``). TensorRT 10 and 11 and TensorRT-RTX go
+through the same network, profiles and configuration.
 """
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import importlib
 import importlib.util
-import json
 import logging
-import os
-import re
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.cache import file_sha256
-from builder.durable import write_file
+from builder.durable import replace_file
+from builder.engine_callbacks import Progress, compiler_log, progress_monitor
+from builder.engine_network import parse_graph, title
 from builder.errors import BuilderError, ExportError
 
 if TYPE_CHECKING:
@@ -33,16 +28,8 @@ if TYPE_CHECKING:
 
     from builder.artifacts import OnnxModel
 
-Progress = Callable[[str, int, int], None]
-"""What is being done, steps done, steps in all."""
-
 LOG = logging.getLogger("builder.tensorrt")
 LOG.addHandler(logging.NullHandler())
-
-# TensorRT-RTX looks for a driver whenever it reports anything, and compiles without one.
-_NO_DRIVER = re.compile(r"\[checkMacros\.cpp::catchCudaError[^\n]*\(cudaError (?:35|100): [^\n]*")
-_ASSERTION = re.compile(r'&& "(.+)"\s*$')
-_QUOTED_ERRORS = 5
 
 
 class Library(enum.StrEnum):
@@ -135,50 +122,6 @@ class EngineOptions:
         return cls(**values | {"hardware_compatibility": compatibility, "timing_cache": Path(cache) if cache else None})
 
 
-class Outcome(enum.StrEnum):
-    """How a compile check ended."""
-
-    COMPILED = "compiled"
-    REFUSED = "refused"
-    """The graph was read and not compiled: it may be TensorRT-RTX's own limit."""
-    FAILED = "failed"
-    """The compiler's process died or took too long: nothing is known of the graph."""
-    NOT_CHECKED = "not_checked"
-    """TensorRT-RTX is not installed, or does not know the compute capability."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CompileCheck:
-    """What TensorRT-RTX says to one graph for one compute capability."""
-
-    compute_capability: str
-    """``7.5``"""
-    outcome: Outcome
-    message: str = ""
-    """The refusal as the compiler words it, or why nothing was checked."""
-    seconds: float = 0.0
-    """The process's start included."""
-    plan_bytes: int = 0
-    version: str = ""
-    """TensorRT-RTX's; empty where it could not be loaded."""
-
-    @property
-    def warning(self) -> str | None:
-        """A line for the user; None where the graph compiles."""
-        if self.outcome is Outcome.COMPILED:
-            return None
-        if self.outcome is Outcome.NOT_CHECKED:
-            return f"SM {self.compute_capability} is not checked: {self.message}"
-        subject = f"SM {self.compute_capability}: TensorRT-RTX {self.version}"
-        if self.outcome is Outcome.FAILED:
-            return f"{subject} did not finish: {self.message}"
-        return f"{subject} refuses the graph, which may be a limit of TensorRT-RTX alone: {self.message}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self) | {"outcome": self.outcome.value, "seconds": round(self.seconds, 2)}
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """A serialized engine: TensorRT's bytes and nothing in front of them."""
@@ -190,6 +133,9 @@ class Plan:
     """The library's: a plan loads in this version alone."""
     profiles: tuple[Profile, ...]
     seconds: float
+    device_memory_bytes: int | None = None
+    """What one execution context takes for activations and scratch, with the largest of the profiles' shapes. None
+    where the plan cannot be loaded on this machine, as what TensorRT-RTX compiles without a GPU."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, all but the path."""
@@ -200,73 +146,6 @@ class Plan:
 
 class CompileRefusedError(BuilderError):
     """The graph was read, and the compiler does not build it; the message quotes the compiler."""
-
-
-def check_compiles(
-    model: OnnxModel,
-    compute_capabilities: Sequence[str],
-    profiles: Sequence[Profile],
-    *,
-    options: EngineOptions | None = None,
-    limit_s: float = 300.0,
-    progress: Progress = lambda what, done, total: None,
-) -> tuple[CompileCheck, ...]:
-    """Compile the graph by TensorRT-RTX for each compute capability; no GPU is used.
-
-    Each runs in a process of its own with ``limit_s`` seconds, as the compiler can hang (seen with 1.7.1 when memory is
-    short). A capability that is named twice is checked once.
-
-    Raises:
-        ExportError: the file is missing or the parser refuses the graph, which no compute capability changes.
-    """
-    capabilities = tuple(dict.fromkeys(compute_capabilities))
-    if not model.path.is_file():
-        raise ExportError(f"expected a graph at {model.path}, there is no such file.")
-    if importlib.util.find_spec(Library.TENSORRT_RTX) is None:
-        message = _not_installed(Library.TENSORRT_RTX)
-        return tuple(
-            CompileCheck(compute_capability=each, outcome=Outcome.NOT_CHECKED, message=message) for each in capabilities
-        )
-    request = {
-        "path": str(model.path),
-        "profiles": [asdict(each) for each in profiles],
-        "options": (options or EngineOptions()).to_json(),
-        "limit_s": limit_s,
-        "level": LOG.getEffectiveLevel(),
-    }
-    return tuple(_check_one(request, each, progress) for each in capabilities)
-
-
-def _check_one(request: dict[str, Any], capability: str, progress: Progress) -> CompileCheck:
-    start = time.perf_counter()
-    result: dict[str, Any] = {}
-    other: list[str] = []
-    with _child(request | {"compute_capability": capability}) as process:
-        for line in process.stdout or ():
-            event = _event(line)
-            if "log" in event:
-                LOG.log(event["log"][0], "SM %s: %s", capability, event["log"][1])
-            elif "progress" in event:
-                what, done, total = event["progress"]
-                progress(f"SM {capability}: {what}", done, total)
-            elif event:
-                result |= event
-            else:
-                other.append(line.strip())
-        code = process.wait()
-    if "export_error" in result:
-        raise ExportError(result["export_error"])
-    if "outcome" not in result:
-        result["outcome"] = Outcome.FAILED
-        result["message"] = _how_it_ended(code, request["limit_s"], other)
-    return CompileCheck(
-        compute_capability=capability,
-        outcome=Outcome(result["outcome"]),
-        message=result.get("message", ""),
-        seconds=time.perf_counter() - start,
-        plan_bytes=result.get("plan_bytes", 0),
-        version=result.get("version", ""),
-    )
 
 
 def build_plan(
@@ -298,8 +177,8 @@ def build_plan(
         CompileRefusedError: the compiler does.
     """
     start = time.perf_counter()
-    trt = _load(library)
-    plan = _serialize(
+    trt = load_library(library)
+    plan = serialize(
         trt,
         model.path,
         profiles,
@@ -308,7 +187,7 @@ def build_plan(
         log=LOG.log,
         progress=progress,
     )
-    _write_whole(output_path, plan)
+    _write(output_path, plan)
     return Plan(
         path=output_path,
         sha256=file_sha256(output_path),
@@ -316,22 +195,30 @@ def build_plan(
         version=trt.__version__,
         profiles=tuple(profiles),
         seconds=time.perf_counter() - start,
+        device_memory_bytes=_device_memory_bytes(trt, plan),
     )
 
 
-def _load(library: Library) -> Any:
+def load_library(library: Library) -> Any:
+    """The library's Python module.
+
+    Raises:
+        BuilderError: it is not installed or does not load.
+    """
     try:
         return importlib.import_module(library)
     except (ImportError, OSError) as e:
-        known = importlib.util.find_spec(library) is not None
-        raise BuilderError(f"{library.value} cannot be loaded: {e}" if known else _not_installed(library)) from e
+        raise BuilderError(what_is_missing(library) or f"{library.value} cannot be loaded: {e}") from e
 
 
-def _not_installed(library: Library) -> str:
+def what_is_missing(library: Library) -> str | None:
+    """What to do where the library is not installed; None where it is."""
+    if importlib.util.find_spec(library) is not None:
+        return None
     return f"{library.value} is not installed; run: pip install 'yolo-triton[{library.extra}]'"
 
 
-def _serialize(
+def serialize(
     trt: Any,
     path: Path,
     profiles: Sequence[Profile],
@@ -341,18 +228,18 @@ def _serialize(
     log: Callable[[int, str], None],
     progress: Progress,
 ) -> bytes:
-    """The plan's bytes, by TensorRT or TensorRT-RTX."""
+    """The plan's bytes, by TensorRT or TensorRT-RTX, whose module is ``trt``; what it raises, ``build_plan`` says."""
     errors: list[str] = []
-    monitor = _monitor(trt, progress)
+    monitor = progress_monitor(trt, progress)
     # Builder and parser keep no reference to their logger.
-    logger = _logger(trt, log, errors, without_gpu=compute_capability is not None)
+    logger = compiler_log(trt, log, errors, without_gpu=compute_capability is not None)
     builder: tensorrt.Builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    _parse(trt, network, logger, path)
+    network = builder.create_network(_strongly_typed(trt))
+    parse_graph(trt, network, logger, path)
     config = builder.create_builder_config()
     config.progress_monitor = monitor
     _target(trt, config, compute_capability)
-    _configure(trt, config, options)
+    configure(trt, config, options)
     for profile in profiles:
         _add_profile(builder, network, config, profile)
     errors.clear()
@@ -362,32 +249,14 @@ def _serialize(
     if plan is None:
         raise CompileRefusedError(" | ".join(errors) or "the compiler gives no reason")
     if options.timing_cache is not None:
-        _write_whole(options.timing_cache, bytes(config.get_timing_cache().serialize()))
+        _write(options.timing_cache, bytes(config.get_timing_cache().serialize()))
     return bytes(plan)
 
 
-def _parse(trt: Any, network: tensorrt.INetworkDefinition, logger: tensorrt.ILogger, path: Path) -> None:
-    parser: tensorrt.OnnxParser = trt.OnnxParser(network, logger)
-    name = f"{path.name} cannot be read by {_title(trt)}"
-    if not parser.parse_from_file(str(path)):
-        reasons = list(dict.fromkeys(_reason(parser.get_error(i)) for i in range(parser.num_errors)))
-        more = f"; and {len(reasons) - _QUOTED_ERRORS} more" if len(reasons) > _QUOTED_ERRORS else ""
-        raise ExportError(f"{name}: {'; '.join(reasons[:_QUOTED_ERRORS])}{more}. Change these layers of the network.")
-    # A file that is no ONNX is read as an empty graph, and no error is given.
-    if not network.num_layers or not network.num_inputs:
-        raise ExportError(f"{name}: it holds no graph; expected an ONNX file.")
-
-
-def _reason(error: tensorrt.ParserError) -> str:
-    """One parser error: the node, and what is wrong with it."""
-    kind = str(error.code()).rpartition(".")[2].lower().replace("_", " ")
-    text = " ".join(_NO_DRIVER.sub("", error.desc()).split())
-    found = _ASSERTION.search(text)
-    text = found[1] if found else text
-    # A checker that knows no more gives its own condition.
-    detail = "" if text in ("", "false") else f": {text[:400].rstrip('.?')}"
-    node = f"node {error.node_name() or error.node()} ({error.node_operator()}): " if error.node() >= 0 else ""
-    return f"{node}{kind}{detail}"
+def _strongly_typed(trt: Any) -> int:
+    """The network's flags: TensorRT 10 has to be told, and 11 knows no other network (its migration guide)."""
+    flag = getattr(getattr(trt, "NetworkDefinitionCreationFlag", None), "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
 
 
 def _target(trt: Any, config: Any, compute_capability: str | None) -> None:
@@ -399,26 +268,38 @@ def _target(trt: Any, config: Any, compute_capability: str | None) -> None:
         if name.startswith("SM")
     }
     if compute_capability not in known:
-        raise BuilderError(
-            f"{_title(trt)} compiles for {', '.join(known) or 'this GPU only'}, not {compute_capability}"
-        )
+        raise BuilderError(f"{title(trt)} compiles for {', '.join(known) or 'this GPU only'}, not {compute_capability}")
     config.num_compute_capabilities = 1
     config.set_compute_capability(known[compute_capability], 0)
 
 
-def _configure(trt: Any, config: tensorrt.IBuilderConfig, options: EngineOptions) -> None:
+def configure(trt: Any, config: Any, options: EngineOptions) -> None:
+    """Put the options into an IBuilderConfig of the library whose module is ``trt``.
+
+    Raises:
+        BuilderError: the library has no such hardware compatibility.
+    """
     if options.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
     if options.hardware_compatibility is not HardwareCompatibility.NONE:
-        level = options.hardware_compatibility.name
-        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.__members__[level]
+        _make_compatible(trt, config, options.hardware_compatibility)
     if options.timing_cache is not None:
         saved = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
-        if not config.set_timing_cache(config.create_timing_cache(saved), ignore_mismatch=False):
+        cache = config.create_timing_cache(saved)
+        if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
             # Timings of another GPU or version are worth nothing here.
             config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+
+
+def _make_compatible(trt: Any, config: Any, wanted: HardwareCompatibility) -> None:
+    level = trt.HardwareCompatibilityLevel.__members__.get(wanted.name)
+    if level is not None:
+        config.hardware_compatibility_level = level
+    # TensorRT-RTX has the levels, and sets none of them.
+    if level is None or config.hardware_compatibility_level != level:
+        raise BuilderError(f"{title(trt)} has no hardware compatibility {wanted.value}; ask for none.")
 
 
 def _add_profile(
@@ -434,138 +315,24 @@ def _add_profile(
         raise CompileRefusedError(f"TensorRT takes no profile of {profile}")
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+def _device_memory_bytes(trt: Any, plan: bytes) -> int | None:
+    """Of the engine, which only this machine's GPU can load."""
+    # That it cannot be loaded is no error of the build.
+    logger = compiler_log(trt, lambda _, text: LOG.debug(text), [], without_gpu=False)
     try:
-        write_file(scratch, content)
-        scratch.replace(path)
+        engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+    except (RuntimeError, TypeError) as e:  # TypeError: the Runtime itself was not made
+        LOG.debug(str(e))
+        return None
+    if engine is None:
+        return None
+    # TensorRT 10.0 has the first of these names alone, 11 the second.
+    bytes_ = getattr(engine, "device_memory_size_v2", None)
+    return int(engine.device_memory_size if bytes_ is None else bytes_)
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        replace_file(path, content)
     except OSError as e:
         raise BuilderError(f"{path} cannot be written: {e.strerror or e}") from e
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def _title(trt: Any) -> str:
-    return f"{'TensorRT-RTX' if trt.__name__ == Library.TENSORRT_RTX else 'TensorRT'} {trt.__version__}"
-
-
-def _logger(trt: Any, log: Callable[[int, str], None], errors: list[str], *, without_gpu: bool) -> Any:
-    """TensorRT's log in Python's levels; what it calls an error is kept in ``errors`` as well."""
-    severity = trt.ILogger.Severity
-    levels = {severity.VERBOSE: logging.DEBUG, severity.INFO: logging.INFO, severity.WARNING: logging.WARNING}
-
-    class Log(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, msg: str) -> None:
-            level = levels.get(severity, logging.ERROR)
-            text = _NO_DRIVER.sub("", msg).strip() if without_gpu else msg.strip()
-            if level == logging.ERROR and text:
-                errors.append(text)
-            log(level if text else logging.DEBUG, text or msg)
-
-    return Log()
-
-
-def _monitor(trt: Any, progress: Progress) -> Any:
-    """An IProgressMonitor; what ``progress`` raises, a Ctrl-C too, is kept in ``failure`` and ends the build."""
-
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined, unused-ignore]
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self.failure: BaseException | None = None
-            self._steps: dict[str, int] = {}
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self._steps[phase_name] = num_steps
-
-        def phase_finish(self, phase_name: str) -> None:
-            steps = self._steps.pop(phase_name, 0)
-            # The last step of a phase is not always told; a build that is being stopped finishes its phases, too.
-            if steps and self.failure is None:
-                self._tell(phase_name, steps, steps)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            self._tell(phase_name, step + 1, self._steps.get(phase_name, step + 1))
-            return self.failure is None
-
-        def _tell(self, phase_name: str, done: int, total: int) -> None:
-            try:
-                progress(phase_name, min(done, total), total)
-            except BaseException as e:  # an exception must not pass through the compiler
-                self.failure = e
-
-    return Monitor()
-
-
-@contextlib.contextmanager
-def _child(request: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
-    """This module in a process of its own, which ends with the block."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "builder.engine", json.dumps(request)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _event(line: str) -> dict[str, Any]:
-    """What the child says in one line; empty for a line that is not the child's own, such as a traceback's."""
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return {}
-    return event if isinstance(event, dict) else {}
-
-
-def _how_it_ended(code: int, limit_s: float, output: Sequence[str]) -> str:
-    if code == -signal.SIGALRM:
-        return f"not finished within {limit_s:g} s"
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return f"the compiler's process ended ({how}){': ' if output else ''}{' | '.join(output[-3:])[:400]}"
-
-
-def _main(request: dict[str, Any]) -> None:
-    """The child: one compile check, told to the parent as lines of JSON."""
-    # The kernel ends this process, also when the parent is gone and the compiler hangs.
-    signal.setitimer(signal.ITIMER_REAL, request["limit_s"])
-
-    def tell(**event: Any) -> None:
-        print(json.dumps(event), flush=True)
-
-    def log(level: int, text: str) -> None:
-        if level >= request["level"]:
-            tell(log=[level, text])
-
-    try:
-        trt = _load(Library.TENSORRT_RTX)
-        tell(version=trt.__version__)
-        plan = _serialize(
-            trt,
-            Path(request["path"]),
-            [Profile(**each) for each in request["profiles"]],
-            EngineOptions.from_json(request["options"]),
-            compute_capability=request["compute_capability"],
-            log=log,
-            progress=lambda what, done, total: tell(progress=[what, done, total]),
-        )
-    except ExportError as e:
-        tell(export_error=str(e))
-    except CompileRefusedError as e:
-        tell(outcome=Outcome.REFUSED, message=str(e))
-    except BuilderError as e:
-        tell(outcome=Outcome.NOT_CHECKED, message=str(e))
-    else:
-        tell(outcome=Outcome.COMPILED, plan_bytes=len(plan))
-
-
-if __name__ == "__main__":
-    _main(json.loads(sys.argv[1]))

@@ -17,7 +17,7 @@ from builder.stages import IMAGE_TOOLS, PRECISION_TOOLS, Stages
 from builder.weights import find_weights
 
 if TYPE_CHECKING:
-    from builder.engine import CompileCheck
+    from builder.compile_check import CompileCheck
     from builder.spec import BuildSpec
 
 SERVED_BY = "onnxruntime with the TensorRT accelerator; no TensorRT plan was built"

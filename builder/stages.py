@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from builder.engine import CompileCheck
+    from builder.compile_check import CompileCheck
     from builder.gpus import GpuTarget
     from builder.spec import BuildSpec
     from builder.weights import Network
@@ -128,7 +128,8 @@ class Stages:
         Raises:
             ExportError: TensorRT's parser cannot read the graph.
         """
-        from builder.engine import CompileCheck, Outcome, Profile, check_compiles
+        from builder.compile_check import CompileCheck, Outcome, check_compiles
+        from builder.engine import Profile
 
         most = self.spec.max_batch
         profile = Profile(batch_min=1, batch_opt=most, batch_max=most)
@@ -141,7 +142,7 @@ class Stages:
             "graph": served.sha256,
             "compute_capability": gpu.compute_capability,
             "batch": most,
-            "code": code_sha256(("engine",)),
+            "code": code_sha256(("compile_check", "engine", "engine_callbacks", "engine_network")),
             "tools": tool_versions(COMPILE_TOOLS),
         }
         stage = self.run("compile", inputs, make)

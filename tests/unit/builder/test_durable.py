@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.durable import copy_file, locked, make_folders, scratch_folder, sweep, write_file
+from builder.durable import copy_file, locked, make_folders, replace_file, scratch_folder, sweep, write_file
 
 
 def is_free(path):
@@ -79,6 +79,22 @@ def test_the_file_that_a_full_disk_cannot_take_is_named(tmp_path):
         with pytest.raises(OSError, match="No space left") as caught:
             write()
         assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(full))
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    target = tmp_path / "new" / "target"
+    replace_file(target, b"first")
+    replace_file(target, b"second")
+    assert target.read_bytes() == b"second"
+
+    def full_disk(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        replace_file(target, b"third")
+    assert target.read_bytes() == b"second"
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
 
 
 def test_the_file_that_cannot_be_read_is_named(tmp_path):

@@ -15,16 +15,15 @@ from onnx import TensorProto, helper
 from builder import parity
 from builder.artifacts import Head, NetworkModel, OnnxModel, Precision
 from builder.cache import file_sha256
+from builder.compile_check import CompileCheck, Outcome, check_compiles
 from builder.engine import (
-    CompileCheck,
     CompileRefusedError,
     EngineOptions,
     HardwareCompatibility,
     Library,
-    Outcome,
     Profile,
     build_plan,
-    check_compiles,
+    configure,
 )
 from builder.errors import BuilderError, ExportError
 from builder.export import export_network
@@ -252,6 +251,49 @@ def test_a_plan_is_the_compilers_bytes_alone_and_is_written_whole(relu: OnnxMode
     build_plan(relu, BATCHES, path, options=options, **target)
     cache.write_bytes(b"not a timing cache")
     build_plan(relu, BATCHES, path, options=options, **target)
+
+
+@pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")
+def test_options_reach_the_compilers_configuration(tmp_path: Path) -> None:
+    import tensorrt_rtx
+
+    logger = tensorrt_rtx.Logger()
+    config = tensorrt_rtx.Builder(logger).create_builder_config()
+    defaults = (config.get_memory_pool_limit(tensorrt_rtx.MemoryPoolType.WORKSPACE), config.builder_optimization_level)
+    configure(tensorrt_rtx, config, EngineOptions())
+    limit = config.get_memory_pool_limit(tensorrt_rtx.MemoryPoolType.WORKSPACE)
+    assert (limit, config.builder_optimization_level) == defaults
+    assert config.get_timing_cache() is None
+    options = EngineOptions(workspace_bytes=3 << 20, optimization_level=2, timing_cache=tmp_path / "none yet")
+    configure(tensorrt_rtx, config, options)
+    assert config.get_memory_pool_limit(tensorrt_rtx.MemoryPoolType.WORKSPACE) == 3 << 20
+    assert config.builder_optimization_level == 2
+    assert config.get_timing_cache() is not None
+
+
+@pytest.mark.parametrize("level", [each for each in HardwareCompatibility if each is not HardwareCompatibility.NONE])
+def test_a_hardware_compatibility_that_the_compiler_would_drop_is_refused(
+    level: HardwareCompatibility, relu: OnnxModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.plan"
+    options = EngineOptions(hardware_compatibility=level)
+    with pytest.raises(BuilderError, match=f"TensorRT-RTX .* has no hardware compatibility {level.value}"):
+        build_plan(relu, BATCHES, path, library=Library.TENSORRT_RTX, compute_capability="8.6", options=options)
+    assert not path.exists()
+
+
+@pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="what this machine's GPU loads has a figure")
+def test_a_plan_that_this_machine_cannot_load_has_no_memory_figure_and_no_error(
+    relu: OnnxModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG, "builder.tensorrt"):
+        plan = build_plan(
+            relu, BATCHES, tmp_path / "model.plan", library=Library.TENSORRT_RTX, compute_capability="8.6"
+        )
+    assert plan.device_memory_bytes is None
+    assert plan.to_json()["device_memory_bytes"] is None
+    assert any("CUDA driver" in record.getMessage() for record in caplog.records)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_a_refused_or_stopped_build_leaves_no_plan(yolo11n: NetworkModel, tmp_path: Path) -> None:
