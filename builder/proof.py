@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 REPORT_FILE = "accuracy.html"
 SUBSET_IMAGES = 64
 """What a group's sensitivity is measured on."""
-ACCURACY_TOOLS = ("faster-coco-eval", "openvino", "matplotlib", "numpy", *IMAGE_TOOLS)
+ACCURACY_TOOLS = ("faster-coco-eval", "openvino", "numpy", *IMAGE_TOOLS)
 ACCURACY_CODE = (
     "accuracy",
     "coco",
