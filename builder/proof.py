@@ -49,6 +49,8 @@ ACCURACY_CODE = (
     "page",
     "labels",
     "dataset",
+    "runtimes",
+    "proof",
 )
 QUANTIZATION_CODE = ("quantization", "histograms", "layers", "precision", "export", "calibration")
 
@@ -280,7 +282,7 @@ class _Evidence:
             "head": repr(self.stages.head_spec(self.original)),
             "data": _split_identity(self.data),
             "limits": dataclasses.asdict(self.limits),
-            "search": code_sha256(("mixed", "proof", *ACCURACY_CODE)),
+            "search": code_sha256(("mixed", *ACCURACY_CODE)),
             "accuracy": tool_versions(ACCURACY_TOOLS),
         }
         return Mixture.from_json(self.stages.run("mixture", inputs, make).result)
