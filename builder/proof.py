@@ -21,9 +21,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.artifacts import NetworkModel, OnnxModel, Precision
-from builder.cache import Stage, code_sha256, file_sha256, tool_versions
+from builder.cache import Stage, code_sha256, tool_versions
 from builder.errors import AccuracyError
-from builder.stages import IMAGE_TOOLS, NETWORK_FILE, PRECISION_TOOLS, RUNTIME_TOOLS, SERVED_FILE, Stages
+from builder.stages import (
+    IMAGE_TOOLS,
+    NETWORK_FILE,
+    PRECISION_TOOLS,
+    RUNTIME_TOOLS,
+    SERVED_FILE,
+    Stages,
+    network_identity,
+)
 
 if TYPE_CHECKING:
     from builder.accuracy import AccuracyReport
@@ -175,7 +183,7 @@ class _Evidence:
             return {"images": total, "sha256": chosen.sha256, "unreadable": len(chosen.unreadable)}
 
         inputs = {
-            "network": _identity(self.original),
+            "network": network_identity(self.original),
             "images": _split_identity(images),
             "count": spec.calibration_images,
             "seed": spec.seed,
@@ -330,7 +338,7 @@ class _Evidence:
 
     def _quantization_inputs(self) -> dict[str, Any]:
         return {
-            "network": _identity(self.original),
+            "network": network_identity(self.original),
             "precision": Precision.INT8,
             "calibration": self.calibration_stage.result,
             "method": self.spec.calibration_method,
@@ -363,10 +371,6 @@ def _refusal(precision: Precision, stage: Stage, *, asked_mixed: bool) -> str:
         f"the {precision} graph loses more accuracy than it may: {'; '.join(stage.result['failures'])}. Nothing was "
         f"published. {advice}, or raise the limit. What was measured: {stage.folder / REPORT_FILE}"
     )
-
-
-def _identity(network: NetworkModel) -> dict[str, Any]:
-    return network.to_json() | {"sha256": file_sha256(network.path)}
 
 
 def _labels_sha256(data: DataSplit) -> str:

@@ -70,7 +70,7 @@ class Stages:
             return convert_precision(network, self.spec.precision, pixels, folder / NETWORK_FILE).to_json()
 
         inputs = {
-            "network": network.to_json() | {"sha256": file_sha256(network.path)},
+            "network": network_identity(network),
             "precision": self.spec.precision,
             "images": self.image_hashes(),
             "code": code_sha256(("precision", "export")),
@@ -90,7 +90,7 @@ class Stages:
             return {"sha256": file_sha256(folder / SERVED_FILE), **_interface(folder / SERVED_FILE)}
 
         inputs = {
-            "network": network.to_json() | {"sha256": file_sha256(network.path)},
+            "network": network_identity(network),
             "head": repr(head_spec),
             "code": code_sha256(("head", "head_modules", "export")),
             "tools": tool_versions(TORCH_TOOLS),
@@ -258,6 +258,11 @@ def bundled_images() -> tuple[Path, ...]:
         raise SpecError("ultralytics is not installed: pip install 'yolo-triton[builder]'.")
     assets = Path(spec.origin).parent / "assets"
     return assets / "bus.jpg", assets / "zidane.jpg"
+
+
+def network_identity(network: NetworkModel) -> dict[str, Any]:
+    """What a stage that takes the network is cached by."""
+    return network.to_json() | {"sha256": file_sha256(network.path)}
 
 
 def _interface(path: Path) -> dict[str, Any]:
