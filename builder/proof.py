@@ -11,56 +11,29 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
-import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder import judging
 from builder.artifacts import NetworkModel, OnnxModel, Precision
-from builder.cache import Stage, code_sha256, tool_versions
+from builder.cache import Stage, code_sha256
 from builder.errors import AccuracyError
-from builder.stages import (
-    IMAGE_TOOLS,
-    NETWORK_FILE,
-    PRECISION_TOOLS,
-    RUNTIME_TOOLS,
-    SERVED_FILE,
-    Stages,
-    network_identity,
-)
+from builder.int8_stages import Int8Stages
+from builder.judging import Judging, rounded
+from builder.stages import NETWORK_FILE, SERVED_FILE, Stages
 
 if TYPE_CHECKING:
     from builder.accuracy import AccuracyReport
     from builder.dataset import DataSplit
-    from builder.gate import GateLimits
     from builder.mixed import Judged, Mixture
-    from builder.quantization import Calibration
 
-REPORT_FILE = "accuracy.html"
+REPORT_FILE = judging.REPORT_FILE
+"""The page's name in a version, too."""
 SUBSET_IMAGES = 64
 """What a group's sensitivity is measured on."""
-ACCURACY_TOOLS = ("faster-coco-eval", "openvino", "numpy", *IMAGE_TOOLS)
-ACCURACY_CODE = (
-    "accuracy",
-    "coco",
-    "comparison",
-    "detectors",
-    "gate",
-    "matching",
-    "accuracy_html",
-    "charts",
-    "disagreements",
-    "page",
-    "labels",
-    "dataset",
-    "runtimes",
-    "proof",
-)
-QUANTIZATION_CODE = ("quantization", "histograms", "layers", "precision", "export", "calibration")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,22 +75,37 @@ def prove(stages: Stages, original: NetworkModel, data: DataSplit | None) -> Pro
     if data is None:
         network = stages.converted(original)
         return Proven(network=network, model=stages.served(network))
-    judge = _Evidence(stages, original, data)
-    exclude: tuple[str, ...] = ()
-    network, model, stage = judge.candidate(exclude)
-    mixture = None
-    if stage.result["failures"] and spec.auto_mixed:
-        mixture = judge.mixture()
-        network, model, stage = judge.candidate(mixture.exclude, mixture)
-    if stage.result["failures"]:
-        raise AccuracyError(_refusal(spec.precision, stage, asked_mixed=spec.auto_mixed))
+    evidence = _Evidence(stages, original, data)
+    candidate = evidence.candidate()
+    if candidate.failures and spec.auto_mixed:
+        candidate = evidence.candidate(evidence.mixture(candidate.network))
+    if candidate.failures:
+        raise AccuracyError(_refusal(spec.precision, candidate.judged, asked_mixed=spec.auto_mixed))
     return Proven(
-        network=network,
-        model=model,
-        quantization=judge.quantization(mixture) if spec.precision is Precision.INT8 else None,
-        accuracy=stage.result,
-        report=stage.folder / REPORT_FILE,
+        network=candidate.network,
+        model=candidate.model,
+        quantization=evidence.quantization(candidate) if spec.precision is Precision.INT8 else None,
+        accuracy=candidate.judged.result,
+        report=candidate.judged.folder / REPORT_FILE,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Candidate:
+    """A network at the spec's precision, and what was found of it."""
+
+    network: NetworkModel
+    model: OnnxModel
+    judged: Stage
+    mixture: Mixture | None
+    int8_share: float | None
+    """None where the precision is not INT8."""
+
+    @property
+    def failures(self) -> list[str]:
+        """What the gate refuses."""
+        found: list[str] = self.judged.result["failures"]
+        return found
 
 
 class _Evidence:
@@ -127,225 +115,79 @@ class _Evidence:
         from builder.dataset import check_names
 
         self.stages, self.spec, self.original, self.data = stages, stages.spec, original, data
-        check_names(self.data, original.names)
-        self.int8_share: float | None = None
-        """Of the last ``quantized``."""
+        check_names(data, original.names)
+        self.int8 = Int8Stages(stages, original)
 
-    def candidate(
-        self, exclude: tuple[str, ...], mixture: Mixture | None = None
-    ) -> tuple[NetworkModel, OnnxModel, Stage]:
-        """The network at the spec's precision, its served graph, and the stage that judged it."""
-        int8 = self.spec.precision is Precision.INT8
-        network = self.quantized(exclude) if int8 else self.stages.converted(self.original)
+    @functools.cached_property
+    def judging(self) -> Judging:
+        """Of the served graphs, by the one in FP32."""
+        return Judging(self.stages, self.stages.served(self.original), self.data)
+
+    def candidate(self, mixture: Mixture | None = None) -> _Candidate:
+        """The network at the spec's precision, the mixture's groups given back, and what was found of it."""
+        share = None
+        if self.spec.precision is Precision.INT8:
+            quantized = self.int8.quantized(mixture.exclude if mixture else ())
+            network, share = quantized.network, quantized.int8_share
+        else:
+            network = self.stages.converted(self.original)
         model = self.stages.served(network)
-        return network, model, self.judged(model, mixture)
+        judged = self.judging.judged(model, mixture, self._facts())
+        return _Candidate(network=network, model=model, judged=judged, mixture=mixture, int8_share=share)
 
-    @functools.cached_property
-    def limits(self) -> GateLimits:
-        """What may be lost."""
-        from builder.gate import GateLimits
-
-        return GateLimits(max_map_drop=self.spec.max_map_drop, max_confidence_drop=self.spec.max_confidence_drop)
-
-    @functools.cached_property
-    def reference_model(self) -> OnnxModel:
-        """The served graph in FP32."""
-        return self.stages.served(self.original)
-
-    @functools.cached_property
-    def reference(self) -> AccuracyReport:
-        """What FP32 reaches."""
-        return self._evaluate(self.reference_model.path, self.data, "FP32 on")
-
-    @functools.cached_property
-    def calibration_stage(self) -> Stage:
-        """The quantizers and the histograms that their scales are made from."""
-        from builder.dataset import read_data
-
-        spec = self.spec
-        assert spec.data is not None
-        images = read_data(spec.calibration or spec.data, "train")
-
-        def make(folder: Path) -> dict[str, Any]:
-            from builder.calibration import calibration_batches, choose_calibration
-            from builder.quantization import calibrate
-
-            chosen = choose_calibration(images, self.original.imgsz, spec.calibration_images, spec.seed)
-            for problem in chosen.unreadable:
-                print(f"warning: not calibrated with: {problem}", file=sys.stderr)
-            total = len(chosen.images)
-            calibrate(
-                self.original,
-                calibration_batches(chosen),
-                folder,
-                lambda done: self.stages.progress("calibrating", done, total),
-            )
-            return {"images": total, "sha256": chosen.sha256, "unreadable": len(chosen.unreadable)}
-
-        inputs = {
-            "network": network_identity(self.original),
-            "images": _split_identity(images),
-            "count": spec.calibration_images,
-            "seed": spec.seed,
-            "code": code_sha256(QUANTIZATION_CODE),
-            "tools": tool_versions((*PRECISION_TOOLS, *IMAGE_TOOLS)),
-        }
-        return self.stages.run("calibration", inputs, make)
-
-    @functools.cached_property
-    def calibration(self) -> Calibration:
-        """What ``quantize`` takes."""
-        from builder.quantization import Calibration
-
-        return Calibration.load(self.calibration_stage.folder)
-
-    def quantized(self, exclude: tuple[str, ...]) -> NetworkModel:
-        """The network's graph in INT8."""
-
-        def make(folder: Path) -> dict[str, Any]:
-            from builder.layers import quantized_share
-            from builder.quantization import quantize
-
-            pixels = self.stages.pixels(self.original.imgsz)
-            network = quantize(
-                self.original,
-                self.calibration,
-                pixels,
-                folder / NETWORK_FILE,
-                method=self.spec.calibration_method,
-                exclude=exclude,
-            )
-            return {"network": network.to_json(), "int8_share": round(quantized_share(network.path), 4)}
-
-        stage = self.stages.run("precision", self._quantization_inputs() | {"exclude": exclude}, make)
-        self.int8_share = stage.result["int8_share"]
-        return NetworkModel.from_json(stage.result["network"], stage.folder / NETWORK_FILE)
-
-    def judged(self, model: OnnxModel, mixture: Mixture | None) -> Stage:
-        """Both graphs' accuracy, what is lost, and where the gate refuses it."""
-
-        def make(folder: Path) -> dict[str, Any]:
-            from builder.accuracy_html import write_html
-            from builder.comparison import compare
-
-            candidate = self._evaluate(model.path, self.data, f"{self.spec.precision} on")
-            comparison = compare(self.reference, candidate)
-            failures = self.limits.failures(comparison)
-            write_html(
-                folder / REPORT_FILE,
-                title=f"{self.spec.model_name}, {self.spec.precision}",
-                reference=self.reference,
-                candidate=candidate,
-                comparison=comparison,
-                limits=self.limits,
-                failures=failures,
-                mixture=mixture,
-                facts=self._facts(),
-            )
-            return {
-                "failures": failures,
-                "limits": dataclasses.asdict(self.limits),
-                "labels_sha256": _labels_sha256(self.data),
-                "reference": _rounded(self.reference.to_json()),
-                "candidate": _rounded(candidate.to_json()),
-                "comparison": _rounded(comparison.to_json()),
-            }
-
-        inputs = {
-            "graphs": [self.reference_model.sha256, model.sha256],
-            "data": _split_identity(self.data),
-            "limits": dataclasses.asdict(self.limits),
-            "mixture": mixture.to_json() if mixture else None,
-            "facts": self._facts(),
-            "title": [self.spec.model_name, self.spec.precision],
-            "code": code_sha256(ACCURACY_CODE),
-            "tools": tool_versions(ACCURACY_TOOLS),
-        }
-        return self.stages.run("accuracy", inputs, make)
-
-    def mixture(self) -> Mixture:
-        """The groups that are given back to FP16.
+    def mixture(self, int8: NetworkModel) -> Mixture:
+        """The groups of the network in INT8 that are given back to FP16.
 
         Raises:
             AccuracyError: no mixture passes.
         """
-        from builder.layers import candidate_groups
         from builder.mixed import Mixture, find_mixture
 
-        groups = candidate_groups(self.quantized(()).path)
-
         def make(_: Path) -> dict[str, Any]:
+            from builder.layers import candidate_groups
+
             step = max(1, len(self.data.images) // SUBSET_IMAGES)
             subset = dataclasses.replace(self.data, images=self.data.images[::step][:SUBSET_IMAGES])
-            subset_reference = self._evaluate(self.reference_model.path, subset, "FP32 on the subset,")
+            subset_reference = self.judging.evaluate(self.judging.reference_model.path, subset, "FP32 on the subset,")
             return find_mixture(
-                groups,
+                candidate_groups(int8.path),
                 lambda exclude: self._judge(exclude, subset, subset_reference, Precision.FP32),
-                lambda exclude: self._judge(exclude, self.data, self.reference, Precision.FP16),
-                self.limits,
+                lambda exclude: self._judge(exclude, self.data, self.judging.reference, Precision.FP16),
+                self.judging.limits,
                 lambda done, total: self.stages.progress("mixtures tried", done, total),
             ).to_json()
 
-        inputs = self._quantization_inputs() | {
+        inputs = {
+            **self.int8.inputs(),
+            **self.judging.inputs(),
             "head": repr(self.stages.head_spec(self.original)),
-            "data": _split_identity(self.data),
-            "limits": dataclasses.asdict(self.limits),
-            "search": code_sha256(("mixed", *ACCURACY_CODE)),
-            "accuracy": tool_versions(ACCURACY_TOOLS),
+            "search": code_sha256(("mixed", "proof", "head", "head_modules")),
         }
         return Mixture.from_json(self.stages.run("mixture", inputs, make).result)
 
-    def quantization(self, mixture: Mixture | None) -> dict[str, Any]:
+    def quantization(self, candidate: _Candidate) -> dict[str, Any]:
         """How the INT8 graph was made."""
+        mixture = candidate.mixture
         return {
             "method": self.spec.calibration_method,
-            "calibration": self.calibration_stage.result | {"seed": self.spec.seed},
-            "int8_share": self.int8_share,
+            "calibration": self.int8.calibrated.result | {"seed": self.spec.seed},
+            "int8_share": candidate.int8_share,
             "given_back": list(mixture.exclude) if mixture else [],
-            "mixture": _rounded(mixture.to_json()) if mixture else None,
+            "mixture": rounded(mixture.to_json()) if mixture else None,
         }
 
     def _judge(self, exclude: tuple[str, ...], data: DataSplit, reference: AccuracyReport, rest: Precision) -> Judged:
         """A mixture's accuracy, its graph thrown away."""
         from builder.comparison import compare
         from builder.head import attach_head
-        from builder.layers import quantized_share
         from builder.mixed import Judged
-        from builder.quantization import quantize
 
         with tempfile.TemporaryDirectory() as scratch:
-            network = quantize(
-                self.original,
-                self.calibration,
-                self.stages.pixels(self.original.imgsz),
-                Path(scratch) / NETWORK_FILE,
-                method=self.spec.calibration_method,
-                exclude=exclude,
-                rest=rest,
-            )
-            share = quantized_share(network.path)
+            quantized = self.int8.quantize(exclude, Path(scratch) / NETWORK_FILE, rest)
             served = Path(scratch) / SERVED_FILE
-            attach_head(network, self.stages.head_spec(network), served)
-            report = self._evaluate(served, data, "a mixture on")
-        return Judged(comparison=compare(reference, report), map50_95=report.map50_95, int8_share=share)
-
-    def _evaluate(self, graph: Path, data: DataSplit, what: str) -> AccuracyReport:
-        from builder.accuracy import evaluate
-        from builder.detectors import graph_detector
-
-        detect = graph_detector(graph)
-        return evaluate(data, detect, progress=lambda done, total: self.stages.progress(what, done, total))
-
-    def _quantization_inputs(self) -> dict[str, Any]:
-        return {
-            "network": network_identity(self.original),
-            "precision": Precision.INT8,
-            "calibration": self.calibration_stage.result,
-            "method": self.spec.calibration_method,
-            "images": self.stages.image_hashes(),
-            "code": code_sha256(QUANTIZATION_CODE),
-            "tools": tool_versions((*PRECISION_TOOLS, *RUNTIME_TOOLS)),
-        }
+            attach_head(quantized.network, self.stages.head_spec(quantized.network), served)
+            report = self.judging.evaluate(served, data, "a mixture on")
+        return Judged(comparison=compare(reference, report), map50_95=report.map50_95, int8_share=quantized.int8_share)
 
     def _facts(self) -> Mapping[str, str]:
         """What the page says of the build besides the figures."""
@@ -356,7 +198,7 @@ class _Evidence:
             "data": f"{self.data.source.name}, {self.data.split}",
         }
         if self.spec.precision is Precision.INT8:
-            calibration = self.calibration_stage.result
+            calibration = self.int8.calibrated.result
             facts["calibration"] = f"{calibration['images']} images, {self.spec.calibration_method}"
         return facts
 
@@ -371,34 +213,3 @@ def _refusal(precision: Precision, stage: Stage, *, asked_mixed: bool) -> str:
         f"the {precision} graph loses more accuracy than it may: {'; '.join(stage.result['failures'])}. Nothing was "
         f"published. {advice}, or raise the limit. What was measured: {stage.folder / REPORT_FILE}"
     )
-
-
-def _labels_sha256(data: DataSplit) -> str:
-    """A hash of the class names, the images' names and what is labelled on them."""
-    digest = hashlib.sha256(json.dumps(data.names).encode())
-    for image in data.images:
-        digest.update(f"\n{image.path.name}".encode())
-        digest.update(b"" if image.classes_N is None else image.classes_N.tobytes() + image.boxes_N4.tobytes())
-    return digest.hexdigest()
-
-
-def _split_identity(data: DataSplit) -> str:
-    """A hash of the labels, and of each image's name, size and time: reading all images would take minutes."""
-    digest = hashlib.sha256(json.dumps([data.split, data.names]).encode())
-    for image in data.images:
-        status = image.path.stat()
-        digest.update(f"\n{image.path.name} {status.st_size} {status.st_mtime_ns}".encode())
-        digest.update(b"-" if image.classes_N is None else image.classes_N.tobytes())
-        digest.update(image.boxes_N4.tobytes())
-    return digest.hexdigest()
-
-
-def _rounded(value: Any) -> Any:
-    """Floats to six decimals, in whatever holds them."""
-    if isinstance(value, float):
-        return round(value, 6)
-    if isinstance(value, Mapping):
-        return {key: _rounded(each) for key, each in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_rounded(each) for each in value]
-    return value
