@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from builder.console import DEFAULT_REPOSITORY, show_progress, stage_line
 from builder.errors import RepositoryError, ServerError, SpecError
 
 if TYPE_CHECKING:
     from builder.accuracy import AccuracyReport, Detect, Figures
     from builder.cache import Stage
 
-DEFAULT_REPOSITORY = Path("model_repository")
 COLUMNS = ("", "objects", "mAP50-95", "mAP50", "precision", "recall", "F1")
 
 
@@ -70,7 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
         # Ultralytics logs to stdout, the making of its settings on a machine's first day among it.
         with contextlib.redirect_stdout(sys.stderr), _subject(arguments) as subject:
             check_names(data, subject.names)
-            report = evaluate(data, subject.detect, arguments.confidence, _progress)
+            report = evaluate(
+                data, subject.detect, arguments.confidence, lambda done, total: show_progress("images", done, total)
+            )
     except ClientError as e:
         raise ServerError(str(e)) from e
     out = sys.stderr if arguments.json else sys.stdout
@@ -153,8 +155,7 @@ def _of_weights(arguments: argparse.Namespace) -> _Subject:
     spec = BuildSpec.from_sources(flags | {name: value for name, value in given.items() if value}, None)
 
     def report(stage: Stage) -> None:
-        how = "unchanged, reused" if stage.reused else f"{stage.seconds:.1f} s"
-        print(f"{stage.name:<10} {how}", file=sys.stderr, flush=True)
+        print(stage_line(stage), file=sys.stderr, flush=True)
 
     stages = Stages(spec=spec, weights=find_weights(spec.weights), report=report)
     network = stages.network()
@@ -218,8 +219,3 @@ def _cells(figures: Figures) -> tuple[str, ...]:
     at_threshold = (counts.precision, counts.recall, counts.f1) if counts else (None, None, None)
     values = (figures.map50_95, figures.map50, *at_threshold)
     return (figures.name, str(figures.objects), *("-" if value is None else f"{value:.3f}" for value in values))
-
-
-def _progress(done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{done}/{total} images", end="\n" if done == total else "", file=sys.stderr, flush=True)
