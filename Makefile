@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test gpu-test check clean
 
 setup: $(READY)
 
@@ -22,6 +22,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# What needs a GPU, with a report in benchmarks/reports; without a GPU each of these tests is named as not run.
+gpu-test: $(READY)
+	$(BIN)/python -m benchmarks.gpu_report
 
 check: $(READY)
 	$(BIN)/ruff check .

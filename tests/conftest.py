@@ -11,10 +11,21 @@ from typing import Any
 
 import pytest
 
+from builder.nvml import NoGpuError, read_devices
 from builder.server import ServerOptions, TritonServer
 
 FreePorts = Callable[[int], tuple[int, ...]]
 StartServer = Callable[..., TritonServer]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none; the reason says why, and when the test was last run."""
+    try:
+        read_devices()
+    except NoGpuError as e:
+        for item in items:
+            if marker := item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason=f"{e}; {marker.kwargs['reason']}"))
 
 
 @pytest.fixture(scope="session")
