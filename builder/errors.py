@@ -10,6 +10,7 @@ BuilderError
 ├── ExportError        the network cannot become a graph that honours the contract
 ├── ParityError        a graph does not compute what PyTorch computes
 ├── AccuracyError      a graph loses more accuracy than it may
+├── MemoryBudgetError  a model does not fit the GPU that is to serve it
 ├── RepositoryError    a model repository cannot be written, or is not what its manifest says
 └── ServerError        tritonserver cannot be found, started or reached
 """
@@ -51,6 +52,10 @@ class AccuracyError(BuilderError):
     """A graph loses more accuracy than it may."""
 
     exit_code = 3
+
+
+class MemoryBudgetError(BuilderError):
+    """A model does not fit the GPU that is to serve it."""
 
 
 class RepositoryError(BuilderError):
