@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import ultralytics
 
+from builder.artifacts import Head, NetworkModel
+from builder.head import HeadSpec
 from clients.images import read_image
 from clients.letterbox import letterbox
 
@@ -50,6 +52,18 @@ def live_model(family: str, *, classes: int = 3, size: int = 160, seed: int = 0,
     for norm in norms:
         norm.momentum = 0.03
     return model
+
+
+def head_spec(network: NetworkModel, head: Head = Head.DETECTIONS) -> HeadSpec:
+    """What a build attaches to the network, thresholds at their defaults."""
+    return HeadSpec(
+        head=head,
+        imgsz=network.imgsz,
+        strides=network.strides,
+        reg_max=network.reg_max,
+        classes=len(network.names),
+        nms_free=network.nms_free,
+    )
 
 
 def save_checkpoint(model, path: Path) -> Path:

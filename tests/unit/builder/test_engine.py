@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from builder import parity
-from builder.artifacts import Head, NetworkModel, OnnxModel, Precision
+from builder.artifacts import NetworkModel, OnnxModel, Precision
 from builder.cache import file_sha256
 from builder.compile_check import CompileCheck, Outcome, check_compiles
 from builder.engine import (
@@ -27,10 +27,10 @@ from builder.engine import (
 )
 from builder.errors import BuilderError, ExportError
 from builder.export import export_network
-from builder.head import HeadSpec, attach_head
+from builder.head import attach_head
 from builder.precision import convert_precision
 from builder.weights import load_network
-from tests.networks import FAMILIES, live_model, photographs, save_checkpoint
+from tests.networks import FAMILIES, head_spec, live_model, photographs, save_checkpoint
 
 BATCHES = (Profile(batch_min=1, batch_opt=4, batch_max=8),)
 TARGETS = ("7.5", "8.0", "8.6", "8.9", "12.0")
@@ -41,15 +41,7 @@ def model_of(path: Path) -> OnnxModel:
 
 
 def serve(network: NetworkModel, path: Path) -> OnnxModel:
-    spec = HeadSpec(
-        head=Head.DETECTIONS,
-        imgsz=network.imgsz,
-        strides=network.strides,
-        reg_max=network.reg_max,
-        classes=len(network.names),
-        nms_free=network.nms_free,
-    )
-    attach_head(network, spec, path)
+    attach_head(network, head_spec(network), path)
     return model_of(path)
 
 

@@ -10,24 +10,13 @@ from builder import parity
 from builder.artifacts import Head, NetworkModel, NetworkOutput, Precision
 from builder.errors import ExportError, ParityError, SpecError, WeightsError
 from builder.export import checked_imgsz, export_network, import_onnx
-from builder.head import HeadSpec, attach_head
+from builder.head import attach_head
 from builder.precision import convert_precision, tail_nodes
 from builder.runtimes import OPENVINO_BF16
 from builder.weights import Network, load_network
-from tests.networks import FAMILIES, live_model, photographs, save_checkpoint
+from tests.networks import FAMILIES, head_spec, live_model, photographs, save_checkpoint
 
 IMAGES = photographs(160)
-
-
-def spec_of(network: NetworkModel, head: Head = Head.DETECTIONS) -> HeadSpec:
-    return HeadSpec(
-        head=head,
-        imgsz=network.imgsz,
-        strides=network.strides,
-        reg_max=network.reg_max,
-        classes=len(network.names),
-        nms_free=network.nms_free,
-    )
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -53,7 +42,7 @@ def test_fp32_graphs_compute_what_pytorch_computes(
     exported: tuple[Network, NetworkModel], head: Head, tmp_path: Path
 ) -> None:
     network, model = exported
-    spec = spec_of(model, head)
+    spec = head_spec(model, head)
     attach_head(model, spec, tmp_path / "model.onnx")
     report = parity.measure_parity(reference_of(network), model, tmp_path / "model.onnx", IMAGES, spec)
     assert report.failures(parity.TOLERANCES[Precision.FP32]) == []
@@ -71,7 +60,7 @@ def test_fp16_graphs_are_fp16_and_close_to_pytorch(
     weights = [t for t in graph.graph.initializer if np.prod(t.dims) > 64]
     assert weights
     assert {t.data_type for t in weights} == {onnx.TensorProto.FLOAT16}
-    spec = spec_of(half)
+    spec = head_spec(half)
     attach_head(half, spec, tmp_path / "model.onnx")
     report = parity.measure_parity(reference_of(network), half, tmp_path / "model.onnx", IMAGES, spec)
     # An untrained network is chaotic: it magnifies rounding as no trained one does. The limits of a build are tighter.
@@ -81,8 +70,8 @@ def test_fp16_graphs_are_fp16_and_close_to_pytorch(
 
 def test_served_graph_has_the_contract(exported: tuple[Network, NetworkModel], tmp_path: Path) -> None:
     _, model = exported
-    attach_head(model, spec_of(model), tmp_path / "d.onnx")
-    attach_head(model, spec_of(model, Head.RAW), tmp_path / "r.onnx")
+    attach_head(model, head_spec(model), tmp_path / "d.onnx")
+    attach_head(model, head_spec(model, Head.RAW), tmp_path / "r.onnx")
 
     def ends(path: Path) -> list[tuple[str, int, list[int]]]:
         graph = onnx.load(path).graph
@@ -106,14 +95,14 @@ def test_export_is_the_same_bytes_each_time(exported: tuple[Network, NetworkMode
     again = export_network(network, None, tmp_path / "again.onnx")
     assert again.path.read_bytes() == model.path.read_bytes()
     for path in (tmp_path / "a.onnx", tmp_path / "b.onnx"):
-        attach_head(model, spec_of(model), path)
+        attach_head(model, head_spec(model), path)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
 def test_a_broken_graph_fails_parity(tmp_path: Path) -> None:
     network = load_network(save_checkpoint(live_model("yolo11n"), tmp_path / "m.pt"))
     model = export_network(network, None, tmp_path / "network.onnx")
-    spec = spec_of(model)
+    spec = head_spec(model)
     graph = onnx.load(model.path)
     weight = next(t for t in graph.graph.initializer if len(t.dims) == 4)
     values = onnx.numpy_helper.to_array(weight) * 1.05
@@ -181,7 +170,7 @@ def test_a_users_onnx_file_is_served_as_it_computes(
     assert original.output is NetworkOutput.DECODED
     assert (original.imgsz, original.names) == ((160, 160), ("0", "1", "2"))
     model = convert_precision(original, precision, parity.to_pixels(IMAGES), tmp_path / "converted.onnx")
-    spec = spec_of(model, head)
+    spec = head_spec(model, head)
     attach_head(model, spec, tmp_path / "model.onnx")
     reference = parity.onnx_reference(original, IMAGES, spec)
     report = parity.measure_parity(reference, model, tmp_path / "model.onnx", IMAGES, spec)
@@ -243,4 +232,4 @@ def test_a_part_that_does_not_fit_is_an_export_error(tmp_path: Path) -> None:
     graph.graph.node[-1].output[0] = graph.graph.node[-1].output[0]
     onnx.save(graph, model.path)
     with pytest.raises(ExportError):
-        attach_head(model, spec_of(model), tmp_path / "model.onnx")
+        attach_head(model, head_spec(model), tmp_path / "model.onnx")

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.accuracy import AccuracyReport, evaluate
-from builder.artifacts import Head, NetworkModel, Precision
+from builder.artifacts import NetworkModel, Precision
 from builder.calibration import calibration_batches, choose_calibration
 from builder.comparison import AccuracyDrop, Comparison, ConfidenceDrift, compare
 from builder.dataset import DataSplit, read_folder, read_split
@@ -23,11 +23,12 @@ from builder.detectors import graph_detector
 from builder.errors import AccuracyError
 from builder.export import export_network
 from builder.gate import GateLimits
-from builder.head import HeadSpec, attach_head
+from builder.head import attach_head
 from builder.layers import LayerGroup, candidate_groups, quantized_share
 from builder.mixed import TAKE_BACKS, Judged, Mixture, find_mixture, most_evaluations
 from builder.quantization import Calibration, calibrate, quantize
 from builder.weights import load_network
+from tests.networks import head_spec
 
 SHAPES = Path(__file__).parents[3] / "examples" / "shapes"
 LIMITS = GateLimits(max_map_drop=0.01, max_confidence_drop=0.05)
@@ -335,15 +336,7 @@ class RealParts:
         return quantize(self.network, self.calibration, grey, path, exclude=exclude, rest=Precision.FP32)
 
     def report(self, network: NetworkModel, data: DataSplit) -> AccuracyReport:
-        spec = HeadSpec(
-            head=Head.DETECTIONS,
-            imgsz=network.imgsz,
-            strides=network.strides,
-            reg_max=network.reg_max,
-            classes=len(network.names),
-            nms_free=network.nms_free,
-        )
-        attach_head(network, spec, self.folder / "served.onnx")
+        attach_head(network, head_spec(network), self.folder / "served.onnx")
         return evaluate(data, graph_detector(self.folder / "served.onnx"))
 
     def judge(self, data: DataSplit) -> Callable[[tuple[str, ...]], Judged]:

@@ -10,12 +10,15 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from builder.artifacts import Head, NetworkModel, NetworkOutput, Precision
+from builder.artifacts import NetworkModel, NetworkOutput, OnnxModel, Precision
+from builder.cache import file_sha256
 from builder.calibration import calibration_batches, choose_calibration
+from builder.compile_check import Outcome, check_compiles
 from builder.dataset import read_folder
+from builder.engine import Profile
 from builder.errors import DataError, ExportError
 from builder.export import export_network, import_onnx
-from builder.head import HeadSpec, attach_head
+from builder.head import attach_head
 from builder.histograms import CalibrationMethod, Histogram
 from builder.layers import candidate_groups, convolutions, quantized_share
 from builder.parity import to_pixels
@@ -23,7 +26,7 @@ from builder.precision import tail_nodes
 from builder.quantization import Calibration, calibrate, quantize
 from builder.runtimes import RUNTIMES, run_batch
 from builder.weights import load_network
-from tests.networks import live_model, photographs, save_checkpoint
+from tests.networks import head_spec, live_model, photographs, save_checkpoint
 
 SHAPES = Path(__file__).parents[3] / "examples" / "shapes"
 FAMILIES = ("yolov8n", "yolo12n", "yolov10n", "yolo26n")
@@ -216,40 +219,18 @@ def test_progress_counts_the_images(sample: NetworkModel, pixels: np.ndarray, tm
     assert seen == [2, 4, 6]
 
 
-def compile_for_gpus(path: Path) -> None:
-    import tensorrt_rtx as trt
-
-    size = [d.dim_value for d in onnx.load(path).graph.input[0].type.tensor_type.shape.dim[1:]]
-    for capability in (trt.ComputeCapability.SM86, trt.ComputeCapability.SM89):
-        logger = trt.Logger(trt.Logger.ERROR)
-        builder = trt.Builder(logger)
-        network = builder.create_network(0)
-        parser = trt.OnnxParser(network, logger)
-        assert parser.parse_from_file(str(path)), parser.get_error(0)
-        config = builder.create_builder_config()
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(capability, 0)
-        profile = builder.create_optimization_profile()
-        profile.set_shape("images", (1, *size), (4, *size), (8, *size))
-        config.add_optimization_profile(profile)
-        assert builder.build_serialized_network(network, config) is not None, capability
-
-
-def served(network: NetworkModel, path: Path) -> Path:
-    spec = HeadSpec(
-        head=Head.DETECTIONS,
-        imgsz=network.imgsz,
-        strides=network.strides,
-        reg_max=network.reg_max,
-        classes=len(network.names),
-        nms_free=network.nms_free,
-    )
-    attach_head(network, spec, path)
-    return path
+def compile_for_gpus(network: NetworkModel, path: Path) -> None:
+    attach_head(network, head_spec(network), path)
+    model = OnnxModel(path=path, sha256=file_sha256(path), inputs=(), outputs=())
+    checks = check_compiles(model, ("8.6", "8.9"), [Profile(batch_min=1, batch_opt=4, batch_max=8)])
+    assert [(check.compute_capability, check.outcome, check.message) for check in checks] == [
+        ("8.6", Outcome.COMPILED, ""),
+        ("8.9", Outcome.COMPILED, ""),
+    ]
 
 
 def test_tensorrt_rtx_compiles_the_sample_for_ampere_and_ada(int8: NetworkModel, tmp_path: Path) -> None:
-    compile_for_gpus(served(int8, tmp_path / "model.onnx"))
+    compile_for_gpus(int8, tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -262,7 +243,7 @@ def test_every_family_is_mostly_int8_runs_and_compiles(family: str, tmp_path: Pa
     assert quantized_share(model.path) >= 0.8
     for runtime in RUNTIMES:
         assert all(np.isfinite(each).all() for each in outputs(runtime, model, images))
-    compile_for_gpus(served(model, tmp_path / "model.onnx"))
+    compile_for_gpus(model, tmp_path / "model.onnx")
 
 
 def test_decoding_in_a_users_onnx_file_stays_fp32(tmp_path: Path) -> None:
