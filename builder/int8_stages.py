@@ -20,6 +20,7 @@ QUANTIZATION_CODE = (
     "int8_stages",
     "data_identity",
     "quantization",
+    "quantizers",
     "histograms",
     "layers",
     "precision",

@@ -18,7 +18,6 @@ from builder.artifacts import NetworkModel, NetworkOutput, Precision
 from builder.errors import ExportError
 from builder.export import check_graph, strip
 from builder.histograms import (
-    LEVELS,
     CalibrationMethod,
     Histogram,
     collect_histograms,
@@ -28,6 +27,7 @@ from builder.histograms import (
 )
 from builder.layers import layer_group
 from builder.precision import autocast, end_convolutions, quiet, reason, separable_convolutions, tail_nodes
+from builder.quantizers import activation_quantizers, concatenated, release, set_scales, store_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,14 +38,6 @@ DEFAULT_METHOD = CalibrationMethod.MSE
 """On the sample it loses 0.002 mAP50-95 where entropy loses 0.019: entropy clips the rare large values, which weigh
 nothing among so many, but are what boxes and confidences are made from."""
 _PLACED, _HISTOGRAMS, _CONCATENATED = "placed.onnx", "histograms.npz", "concatenated.json"
-# FP16 scales below it have too few digits; what is that small changes no result.
-_SMALLEST_SCALE = 2.0**-18
-# What passes its input's values on: a quantized tensor in front of it serves the layer behind it.
-_TRANSPARENT = frozenset(
-    {"Add", "Concat", "MaxPool", "AveragePool", "Resize", "Split", "Slice", "Reshape", "Transpose"}
-    | {"QuantizeLinear", "DequantizeLinear"}
-)
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,9 +83,9 @@ def calibrate(
 
     model = _place(network)
     onnx.save(model, folder / _PLACED)
-    tensors = [q.input[0] for q in _activation_quantizers(model)]
+    tensors = [q.input[0] for q in activation_quantizers(model)]
     save_histograms(collect_histograms(network.path, tensors, batches, progress), folder / _HISTOGRAMS)
-    (folder / _CONCATENATED).write_text(json.dumps(_concatenated(model), indent=1))
+    (folder / _CONCATENATED).write_text(json.dumps(concatenated(model), indent=1))
     return Calibration.load(folder)
 
 
@@ -135,14 +127,14 @@ def quantize(
         limits.update(dict.fromkeys(names, max(limits[name] for name in names)))
     excluded = {node.name for node in model.graph.node if layer_group(node.name) in exclude}
     # An activation that was never anything but zero has no range to be measured.
-    _release(model, excluded, {name for name, limit in limits.items() if limit == 0})
-    _set_scales(model, limits)
+    release(model, excluded, {name for name, limit in limits.items() if limit == 0})
+    set_scales(model, limits)
     if rest is Precision.FP16:
         keep = tail_nodes(onnx.load(network.path)) if network.output is not NetworkOutput.LOGITS else []
         with tempfile.TemporaryDirectory() as scratch:
             onnx.save(model, Path(scratch) / "scaled.onnx")
             model = autocast(Path(scratch) / "scaled.onnx", keep, pixels_BCHW)
-    _store_weights(model)
+    store_weights(model)
     strip(model)
     check_graph(model, output_path.name)
     onnx.save(model, output_path)
@@ -186,141 +178,7 @@ def _place(network: NetworkModel) -> onnx.ModelProto:
             )
         except Exception as e:  # ModelOpt raises whatever its parts raise
             raise ExportError(f"the network cannot be quantized by ModelOpt: {reason(e)}") from e
-    if not _activation_quantizers(model):
+    if not activation_quantizers(model):
         raise ExportError("ModelOpt finds nothing to quantize in this network; build it with --precision fp16.")
     strip(model)
     return model
-
-
-def _activation_quantizers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    constants = _constants(model)
-    return [n for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] not in constants]
-
-
-def _constants(model: onnx.ModelProto) -> set[str]:
-    names = {t.name for t in model.graph.initializer}
-    # Ultralytics' untrained layers share their zeros: the exporter writes Identity nodes of one initializer.
-    for node in model.graph.node:
-        if node.op_type == "Constant" or (node.op_type == "Identity" and node.input[0] in names):
-            names.update(node.output)
-    return names
-
-
-def _concatenated(model: onnx.ModelProto) -> list[list[str]]:
-    """Sets of quantized activations that one Concat joins, its own output among them where that is quantized."""
-    quantized = {q.input[0] for q in _activation_quantizers(model)}
-    source = {n.output[0]: n for n in model.graph.node}
-    sets: list[set[str]] = []
-    for node in model.graph.node:
-        if node.op_type != "Concat" or node.output[0] not in quantized:
-            continue
-        joined = {node.output[0]}
-        for name in node.input:
-            quantizer = _quantizer_behind(name, source)
-            if quantizer is not None:
-                joined.add(quantizer.input[0])
-        if len(joined) > 1:
-            overlapping = [each for each in sets if not each.isdisjoint(joined)]
-            sets = [each for each in sets if each.isdisjoint(joined)] + [joined.union(*overlapping)]
-    return [sorted(each) for each in sets]
-
-
-def _quantizer_behind(name: str, source: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto | None:
-    """The QuantizeLinear of the Q/DQ pair that gives the tensor ``name``."""
-    node = source.get(name)
-    if node is None or node.op_type != "DequantizeLinear":
-        return None
-    quantizer = source.get(node.input[0])
-    return quantizer if quantizer is not None and quantizer.op_type == "QuantizeLinear" else None
-
-
-def _release(model: onnx.ModelProto, nodes: set[str], tensors: set[str]) -> None:
-    """Take the quantizers off the inputs of ``nodes`` and off ``tensors``, then those that serve no layer any more."""
-    source = {name: n for n in model.graph.node for name in n.output}
-
-    def bypass(consumers: Iterable[onnx.NodeProto], drop: Callable[[onnx.NodeProto, onnx.NodeProto], bool]) -> None:
-        for consumer in consumers:
-            for i, name in enumerate(consumer.input):
-                quantizer = _quantizer_behind(name, source)
-                if quantizer is not None and drop(consumer, quantizer):
-                    consumer.input[i] = quantizer.input[0]
-
-    bypass(model.graph.node, lambda consumer, q: consumer.name in nodes or q.input[0] in tensors)
-    # A layer with one input in FP16 computes in FP16: its other quantizer would only cost accuracy.
-    half = {
-        n.name
-        for n in model.graph.node
-        if n.op_type in _WEIGHTED and len({_quantizer_behind(name, source) is None for name in n.input[:2]}) > 1
-    }
-    bypass(model.graph.node, lambda consumer, q: consumer.name in half)
-    consumers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            consumers.setdefault(name, []).append(node)
-    serves: dict[str, bool] = {}
-
-    def serves_layer(name: str) -> bool:
-        if name not in serves:
-            serves[name] = any(
-                _quantizer_behind(name, source) is not None
-                if n.op_type in _WEIGHTED
-                else n.op_type in _TRANSPARENT and any(serves_layer(o) for o in n.output)
-                for n in consumers.get(name, [])
-            )
-        return serves[name]
-
-    idle = {q.input[0] for q in _activation_quantizers(model) if not serves_layer(q.output[0])}
-    bypass(model.graph.node, lambda consumer, q: q.input[0] in idle)
-    _prune(model)
-
-
-def _prune(model: onnx.ModelProto) -> None:
-    """Remove the nodes and constants that no output needs."""
-    needed = {value.name for value in model.graph.output}
-    kept = []
-    for node in reversed(model.graph.node):  # ONNX graphs are sorted
-        if not needed.isdisjoint(node.output):
-            kept.append(node)
-            needed.update(node.input)
-    constants = [t for t in model.graph.initializer if t.name in needed]
-    del model.graph.node[:], model.graph.initializer[:]
-    model.graph.node.extend(reversed(kept))
-    model.graph.initializer.extend(constants)
-
-
-def _set_scales(model: onnx.ModelProto, limits: Mapping[str, float]) -> None:
-    """Write every activation's scale, and none too small for FP16 among the weights'."""
-    import numpy as np
-    from onnx import numpy_helper
-
-    activations = {q.input[1]: limits[q.input[0]] for q in _activation_quantizers(model)}
-    scales = {n.input[1] for n in model.graph.node if n.op_type == "QuantizeLinear"}
-    for tensor in model.graph.initializer:
-        if tensor.name in scales:
-            values = numpy_helper.to_array(tensor).astype(np.float32)
-            if tensor.name in activations:
-                values = np.full_like(values, activations[tensor.name] / (LEVELS - 1))
-            tensor.CopyFrom(numpy_helper.from_array(np.maximum(values, np.float32(_SMALLEST_SCALE)), tensor.name))
-
-
-def _store_weights(model: onnx.ModelProto) -> None:
-    """Hold quantized weights as INT8 where they were quantized as the graph runs."""
-    import numpy as np
-    from onnx import numpy_helper
-
-    tensors = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    stored: dict[str, str] = {}
-    for node in model.graph.node:
-        if node.op_type != "QuantizeLinear" or node.input[0] not in tensors:
-            continue
-        weights, scales = (tensors[name].astype(np.float32) for name in node.input[:2])
-        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-        if scales.size > 1:
-            scales = scales.reshape([-1 if i == axis else 1 for i in range(weights.ndim)])
-        levels = np.clip(np.rint(weights / scales), 1 - LEVELS, LEVELS - 1).astype(np.int8)
-        model.graph.initializer.append(numpy_helper.from_array(levels, node.output[0]))
-        stored[node.name] = node.output[0]
-    kept = [node for node in model.graph.node if node.name not in stored]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
-    _prune(model)
