@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from builder.cache import default_root
+from builder.checkpoint import SAMPLE, check_file
 from builder.durable import make_folders, scratch_folder, sweep
 from builder.errors import WeightsError
-from builder.weights import SAMPLE, check_file
 
 _UNFINISHED = "download-"
 

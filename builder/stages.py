@@ -183,7 +183,7 @@ class Stages:
             "fixed_batch": spec.max_batch if self._is_onnx else None,
             "allow_partial": spec.allow_partial,
             "trust_weights": spec.trust_weights,
-            "code": code_sha256(("weights", "export")),
+            "code": code_sha256(("weights", "checkpoint", "model_description", "export")),
             "tools": tool_versions(TORCH_TOOLS),
         }
 

@@ -1,53 +1,25 @@
 """A ``.pt`` checkpoint becomes a checked PyTorch network, without running anything that the file says.
 
-A checkpoint is a pickle, and a pickle is a program. It is read in three steps:
+It is read as inert parts (``builder.checkpoint``). The network is built anew from the checkpoint's model description
+(``builder.model_description``; Ultralytics evaluates parts of it), and the tensors are loaded into it key by key.
 
-1. Its globals are listed. Whatever is not a layer of torch.nn or ultralytics.nn, a tensor's own helper or a plain
-   container is refused by name.
-2. It is unpickled by torch's restricted unpickler with every layer class replaced by an inert `_Shell`, which only
-   holds attributes: no constructor and no ``__setstate__`` of a real class runs on the file's data.
-3. The network is built anew from the checkpoint's model description, which is checked too (Ultralytics evaluates parts
-   of it), and the tensors are loaded into it key by key.
-
-``trust=True`` is the way round all three: the file is unpickled as it is.
+``trust=True`` is the way round all of it: the file is unpickled as it is.
 """
 
 from __future__ import annotations
 
-import ast
-import contextlib
-import re
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder.checkpoint import SAMPLE, check_archive, check_file, is_tensor, model_entry, stored_state, unpickle
 from builder.errors import WeightsError
+from builder.model_description import build_module, read_yaml
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-SAMPLE = "examples/shapes/shapes.pt"
-DETECT_HEADS = frozenset({"Detect", "v10Detect"})
-# What a pickled tensor, a plain container and Ultralytics' training arguments need beside the layers.
-_HELPERS = frozenset(
-    {
-        "collections.OrderedDict",
-        "collections.defaultdict",
-        "builtins.set",
-        "builtins.dict",
-        "builtins.list",
-        "ultralytics.utils.IterableSimpleNamespace",
-        "numpy.dtype",
-        "numpy.core.multiarray.scalar",
-        "numpy._core.multiarray.scalar",
-    }
-)
-_LAYER_MODULES = ("torch.nn.modules.", "ultralytics.nn.modules.")
-_ACTIVATION = re.compile(r"(?:torch\.)?nn\.([A-Za-z0-9]+)\((.*)\)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,16 +62,6 @@ class Network:
     keys: KeyReport = field(default_factory=KeyReport)
 
 
-class _Shell:
-    """Stands where the pickle names a class: holds attributes, does nothing."""
-
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        pass
-
-    def __new__(cls, *args: object, **kwargs: object) -> _Shell:
-        return object.__new__(cls)
-
-
 def find_weights(path: Path) -> Path:
     """``path`` itself where it is a file; else the published weights of that bare name, downloaded by Ultralytics.
 
@@ -133,11 +95,11 @@ def load_network(
         WeightsError: the file is no checkpoint, is no detector, names what it must not, or its keys do not fit.
     """
     check_file(path)
-    _check_archive(path)
-    content = _unpickle(path, trust=trust)
-    model = _model_entry(content)
+    check_archive(path)
+    content = unpickle(path, trust=trust)
+    model = model_entry(content)
     if isinstance(model, Mapping):
-        state = {str(k): v for k, v in model.items() if _is_tensor(v)}
+        state = {str(k): v for k, v in model.items() if is_tensor(v)}
         if not state:
             raise WeightsError(
                 f"{path} holds neither a model nor a state_dict; expected an Ultralytics detection checkpoint."
@@ -147,15 +109,15 @@ def load_network(
                 f"{path} holds a state_dict alone ({len(state)} tensors), without the network that it belongs to; "
                 "add --model, for example --model yolo11n.yaml."
             )
-        description, stored_names, imgsz = _read_yaml(model_yaml), None, None
+        description, stored_names, imgsz = read_yaml(model_yaml), None, None
     else:
         task = type(model).__name__
         if task != "DetectionModel":
             raise WeightsError(f"{path} is {_task_name(task)}; only detection models can be built.")
         if trust:
             return _network(model.float().eval(), names, _imgsz(content), KeyReport())
-        state = _state_dict(model)
-        description = _read_yaml(model_yaml) if model_yaml else model.__dict__.get("yaml")
+        state = stored_state(model)
+        description = read_yaml(model_yaml) if model_yaml else model.__dict__.get("yaml")
         stored_names, imgsz = model.__dict__.get("names"), _imgsz(content)
     stored = _names_tuple(stored_names)
     if names and stored and len(names) != len(stored):
@@ -169,69 +131,6 @@ def load_network(
             "that it was trained with (and --names), or load what fits with --allow-partial."
         )
     return _network(module.float().eval(), wanted, imgsz, keys)
-
-
-def check_file(path: Path) -> None:
-    """Refuse what is not a readable zip-format torch checkpoint, naming what it is instead."""
-    if not path.exists():
-        raise WeightsError(f"no weights at {path}; the sample {SAMPLE} is a detector to try with.")
-    if path.is_dir():
-        raise WeightsError(f"{path} is a folder; expected a .pt or .onnx file.")
-    try:
-        with path.open("rb") as file:
-            start = file.read(512)
-    except OSError as e:
-        raise WeightsError(f"{path} cannot be read: {e.strerror}.") from e
-    if not start:
-        raise WeightsError(f"{path} is empty; expected a PyTorch checkpoint. Download or copy it again.")
-    text = start.lstrip().lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise WeightsError(f"{path} is a web page, not a checkpoint: the download went wrong. Fetch the file itself.")
-    if not start.startswith(b"PK"):
-        raise WeightsError(
-            f"{path} is not a PyTorch checkpoint (it starts with {start[:8]!r}, expected a zip archive). If it was "
-            "saved by a PyTorch before 1.6, save it again with a newer one."
-        )
-
-
-def _check_archive(path: Path) -> None:
-    """Compare the archive's members with their checksums: torch does not, and damaged weights would be published."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, zlib.error) as e:
-        raise WeightsError(_damaged(path, e)) from e
-    if damaged:
-        raise WeightsError(f"{path} is damaged: its part {damaged} fails its checksum. Download or copy it again.")
-
-
-def unsafe_globals(path: Path) -> list[str]:
-    """The globals of a checkpoint's pickle that are neither a layer, a tensor's helper nor a plain container.
-
-    Raises:
-        WeightsError: the archive cannot be read.
-    """
-    return [name for name in _globals(path) if not _is_allowed(name)]
-
-
-def build_module(description: object, *, classes: int | None, origin: str) -> nn.Module:
-    """Build Ultralytics' DetectionModel from its description (the content of a model yaml).
-
-    Raises:
-        WeightsError: the description is malformed, names what is no layer, or is not a detector.
-    """
-    checked = _checked_description(description, origin)
-    if classes is not None:
-        checked["nc"] = classes
-    if checked.get("scales") and not checked.get("scale"):
-        checked["scale"] = next(iter(checked["scales"]))  # what Ultralytics takes too, with a warning
-    from ultralytics.nn.tasks import DetectionModel
-
-    try:
-        model: nn.Module = DetectionModel(checked, ch=checked.get("channels", 3), verbose=False)
-    except Exception as e:  # whatever Ultralytics' parser stumbles over is the description's fault
-        raise WeightsError(f"the model description of {origin} cannot be built: {type(e).__name__}: {e}.") from e
-    return model
 
 
 def load_state(module: nn.Module, state: Mapping[str, torch.Tensor]) -> KeyReport:
@@ -251,119 +150,6 @@ def load_state(module: nn.Module, state: Mapping[str, torch.Tensor]) -> KeyRepor
     )
 
 
-def _globals(path: Path) -> list[str]:
-    import torch
-
-    try:
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception as e:  # torch raises RuntimeError, UnpicklingError, EOFError or ValueError by the kind of damage
-        raise WeightsError(_damaged(path, e)) from e
-
-
-def _is_allowed(name: str) -> bool:
-    """Whether a pickled global is a layer, a tensor's own helper or a plain container."""
-    if name in _HELPERS or name.startswith(("torch._utils._rebuild_", "torch.storage.")):
-        return True
-    return _is_layer(name) or _is_model_class(name)
-
-
-def _is_model_class(name: str) -> bool:
-    # Only a name by which a task is recognised: its shell is never called. YOLOv10's own class is of 2024's releases.
-    return re.fullmatch(r"ultralytics\.nn\.tasks\.[A-Za-z0-9]+Model", name) is not None
-
-
-def _is_layer(name: str) -> bool:
-    module, _, attribute = name.rpartition(".")
-    if not f"{module}.".startswith(_LAYER_MODULES):
-        return False
-    import importlib
-
-    from torch import nn
-
-    try:
-        value = getattr(importlib.import_module(module), attribute, None)
-    except ImportError:
-        return False
-    return isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module
-
-
-def _unpickle(path: Path, *, trust: bool) -> Any:
-    import torch
-
-    if trust:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=False)
-        except Exception as e:
-            raise WeightsError(_damaged(path, e)) from e
-    names = _globals(path)
-    refused = [name for name in names if not _is_allowed(name)]
-    if refused:
-        raise WeightsError(
-            f"{path} names {len(refused)} global(s) that are no layer of torch.nn or ultralytics.nn: "
-            f"{', '.join(refused[:8])}. Loading it could run any code; if you know who made it, add --trust-weights."
-        )
-    shells = [(type(name.rpartition(".")[2], (_Shell,), {}), name) for name in names if name not in _CONTAINERS]
-    with _safe_globals(shells):
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as e:
-            raise WeightsError(_damaged(path, e)) from e
-
-
-# Containers that torch's restricted unpickler rebuilds by itself.
-_CONTAINERS = frozenset({"collections.OrderedDict", "builtins.set", "builtins.dict", "builtins.list"})
-
-
-@contextlib.contextmanager
-def _safe_globals(shells: list[tuple[type, str]]) -> Iterator[None]:
-    import torch
-
-    with torch.serialization.safe_globals(shells):  # type: ignore[arg-type]
-        yield
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if "torchscript" in str(error).lower():
-        return f"{path} is a TorchScript archive; give the .pt checkpoint that it was exported from."
-    return f"{path} is damaged or no PyTorch checkpoint ({reason[:120]}). Download or copy it again."
-
-
-def _model_entry(content: Any) -> Any:
-    """The model of a checkpoint: as Ultralytics, the EMA where there is one; else a state_dict at its usual places."""
-    if not isinstance(content, Mapping):
-        return content
-    for key in ("ema", "model", "state_dict", "model_state_dict"):
-        if content.get(key) is not None:
-            return content[key]
-    return content
-
-
-def _is_tensor(value: object) -> bool:
-    import torch
-
-    return isinstance(value, torch.Tensor)
-
-
-def _state_dict(shell: Any, prefix: str = "") -> dict[str, torch.Tensor]:
-    """What ``nn.Module.state_dict()`` gives, read from a tree of shells."""
-    state: dict[str, torch.Tensor] = {}
-    attributes = shell.__dict__
-    transient = attributes.get("_non_persistent_buffers_set") or ()
-    for group in ("_parameters", "_buffers"):
-        for name, value in _mapping(attributes.get(group)).items():
-            if _is_tensor(value) and name not in transient:
-                state[prefix + name] = value
-    for name, child in _mapping(attributes.get("_modules")).items():
-        if isinstance(child, _Shell):
-            state |= _state_dict(child, f"{prefix}{name}.")
-    return state
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def _without_prefix(key: str) -> str:
     while key.startswith("module."):
         key = key.removeprefix("module.")
@@ -380,64 +166,6 @@ def _task_name(class_name: str) -> str:
         "WorldModel": "a YOLO-World model",
     }
     return tasks.get(class_name, f"of the class {class_name}, which is no YOLO detection model")
-
-
-def _read_yaml(name: str) -> object:
-    """A model description: a file of the user's, or the name of one that Ultralytics ships (``yolo11n.yaml``)."""
-    from ultralytics.nn.tasks import yaml_model_load
-    from ultralytics.utils import YAML
-
-    try:
-        return YAML.load(name) if Path(name).is_file() else yaml_model_load(name)
-    except Exception as e:
-        raise WeightsError(
-            f"--model {name}: no such model description, neither as a file nor among Ultralytics' own "
-            f"(yolov8n.yaml, yolo11n.yaml, yolo12n.yaml, yolov10n.yaml, yolo26n.yaml, …): {str(e).splitlines()[0]}"
-        ) from e
-
-
-def _checked_description(description: object, origin: str) -> dict[str, Any]:
-    """A copy of a model description in which every name is a layer's and every value a literal.
-
-    Ultralytics looks layer names up among everything that its module imports, and evaluates ``activation``.
-    """
-    if not isinstance(description, Mapping) or not {"backbone", "head"} <= description.keys():
-        raise WeightsError(f"{origin} has no model description with a backbone and a head; add --model.")
-    from torch import nn
-    from ultralytics.nn import tasks
-
-    checked = dict(description)
-    activation = checked.get("activation")
-    if activation is not None:
-        match = _ACTIVATION.fullmatch(str(activation))
-        layer = getattr(nn, match[1], None) if match else None
-        if not match or not (isinstance(layer, type) and issubclass(layer, nn.Module)) or not _are_literals(match[2]):
-            raise WeightsError(f"the activation {activation!r} of {origin} is not a layer such as nn.SiLU().")
-    try:
-        rows = [*checked["backbone"], *checked["head"]]
-        layers = [str(row[2]) for row in rows]
-    except (TypeError, IndexError) as e:
-        raise WeightsError(f"the model description of {origin} is malformed: {e}.") from e
-    for name in layers:
-        value = getattr(nn, name.removeprefix("nn."), None) if name.startswith("nn.") else getattr(tasks, name, None)
-        is_layer = isinstance(value, type) and issubclass(value, nn.Module)
-        if not is_layer or not f"{value.__module__}.".startswith(_LAYER_MODULES):
-            raise WeightsError(f"the model description of {origin} names {name!r}, which is no layer.")
-    if layers[-1] not in DETECT_HEADS:
-        raise WeightsError(
-            f"{origin} ends in the head {layers[-1]}; only detection models (Detect, v10Detect) can be built."
-        )
-    return checked
-
-
-def _are_literals(arguments: str) -> bool:
-    try:
-        call = ast.parse(f"f({arguments})", mode="eval").body
-    except SyntaxError:
-        return False
-    if not isinstance(call, ast.Call):
-        return False
-    return all(isinstance(v, ast.Constant) for v in [*call.args, *(k.value for k in call.keywords)])
 
 
 def _names_tuple(names: object) -> tuple[str, ...] | None:

@@ -10,8 +10,10 @@ import pytest
 import torch
 from ultralytics.nn.tasks import DetectionModel
 
+from builder.checkpoint import unsafe_globals
 from builder.errors import WeightsError
-from builder.weights import build_module, find_weights, load_network, unsafe_globals
+from builder.model_description import build_module
+from builder.weights import find_weights, load_network
 from tests.networks import FAMILIES, save_checkpoint
 
 
