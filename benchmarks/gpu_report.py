@@ -15,6 +15,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 from benchmarks.machine import environment
 from benchmarks.tables import key_values
@@ -22,6 +23,7 @@ from builder.nvml import NoGpuError, NvmlDevice, read_devices
 
 REPORTS = Path(__file__).with_name("reports")
 TESTS = Path(__file__).parents[1] / "tests" / "gpu"
+LONGEST_REASON = 300
 LIBRARIES = ("tensorrt", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "onnxruntime-gpu", "nvidia-modelopt")
 
 
@@ -53,7 +55,7 @@ def _outcome(case: ET.Element) -> Outcome:
         name=f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}",
         outcome=outcome,
         seconds=float(case.get("time", 0)),
-        reason=" ".join(" ".join(messages).split()),
+        reason=shorten(" ".join(messages), LONGEST_REASON, placeholder=" …"),
         saw=tuple((each.get("name", ""), each.get("value", "")) for each in case.iterfind("properties/property")),
     )
 
@@ -132,7 +134,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         junit = Path(scratch) / "outcomes.xml"
         command = [sys.executable, "-m", "pytest", str(TESTS), "-m", "gpu", "-rs", f"--junitxml={junit}"]
-        code = subprocess.run(command, check=False).returncode
+        # In the newer family record_property is not allowed.
+        code = subprocess.run([*command, "-o", "junit_family=xunit1"], check=False).returncode
         outcomes = read_outcomes(junit) if junit.is_file() else ()
     for line in not_run_lines(outcomes):
         print(line)
