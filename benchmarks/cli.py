@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     _add_versus(commands.add_parser("versus-ultralytics", help="image to boxes, against Ultralytics' Triton client"))
     _add_evaluation(commands.add_parser("evaluation", help="an evaluation, against the graph alone on its images"))
     _add_queue_policy(commands.add_parser("queue-policy", help="what a queue policy does to random arrivals"))
+    _add_activations(commands.add_parser("activations", help="the estimate of a graph's memory, against runtimes"))
     _add_reference(commands.add_parser("reference", help="write the weights that the figures in reports/ are of"))
     return top
 
@@ -91,6 +92,14 @@ def _add_queue_policy(command: argparse.ArgumentParser) -> None:
     add("--rate", type=_positive(float), default=15.0, help="requests/s to each model (default: 15)")
     add("--duration-s", type=_positive(float), default=60.0, help="(default: 60)")
     _add_output(command)
+
+
+def _add_activations(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=_activations, check=True)
+    add = command.add_argument
+    add("--families", nargs="+", default=("yolov8n", "yolov8s", "yolo11n"), metavar="NAME", help="as Ultralytics' yaml")
+    add("--batches", type=_positive(int), nargs="+", default=(1, 8, 16), metavar="N", help="(default: 1 8 16)")
+    add("--json", type=Path, metavar="FILE", help="write every figure there too")
 
 
 def _add_reference(command: argparse.ArgumentParser) -> None:
@@ -181,6 +190,15 @@ def _queue_policy(arguments: argparse.Namespace) -> int:
         arguments,
         lambda: measure_queue_policy(arguments.rate, arguments.duration_s, arguments.argv, _progress),
     )
+
+
+def _activations(arguments: argparse.Namespace) -> int:
+    """Exit code 1 where an estimate is too far off: it is the builder's error, not this machine's."""
+    from benchmarks.activations import measure_activations
+
+    families, batches = tuple(arguments.families), tuple(arguments.batches)
+    code = _reported(arguments, lambda: measure_activations(families, batches, arguments.argv, _progress))
+    return int(code != 0)
 
 
 def _reference(arguments: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.buffers import Buffer, placed_bytes
+from builder.buffers import Buffer, live_bytes, placed_bytes
 from builder.errors import ExportError
 from builder.graph_tensors import GraphTensors, graph_tensors
 
@@ -68,6 +68,10 @@ class GraphCost:
     def activation_bytes(self, batch: int) -> int:
         """The block that holds all tensors between inputs and outputs, buffers used again when nothing reads them."""
         return placed_bytes(self.buffers, batch)
+
+    def live_activation_bytes(self, batch: int) -> int:
+        """The most of it that is needed at one time; the rest of the block are gaps."""
+        return live_bytes(self.buffers, batch)
 
 
 def graph_cost(path: Path) -> GraphCost:
