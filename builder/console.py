@@ -15,7 +15,7 @@ DEFAULT_REPOSITORY = Path("model_repository")
 def stage_line(stage: Stage) -> str:
     """A line for a stage that has ended: its name, and how long it took."""
     how = "unchanged, reused" if stage.reused else f"{stage.seconds:.1f} s"
-    return f"{stage.name:<10} {how}"
+    return f"{stage.name:<11} {how}"
 
 
 def show_progress(what: str, done: int, total: int) -> None:

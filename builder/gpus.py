@@ -170,13 +170,18 @@ def machine_gpu() -> GpuTarget:
         devices = read_devices()
     except NoGpuError as e:
         raise SpecError(f"--gpu auto: {e}; name the GPU that will serve: {_listed()}") from None
-    targets = {target.name: target for target in map(_of_device, devices)}
+    targets = {target.name: target for target in map(device_target, devices)}
     if len(targets) > 1:
         raise SpecError(f"--gpu auto: this machine has {' and '.join(targets)}; name the ones to build for")
     return next(iter(targets.values()))
 
 
-def _of_device(device: NvmlDevice) -> GpuTarget:
+def device_target(device: NvmlDevice) -> GpuTarget:
+    """The target that this device is.
+
+    Raises:
+        SpecError: the table does not hold it, or TensorRT no longer supports it.
+    """
     gpu = _by_device_name(device.name.lower())
     what = f"{device.name} (compute capability {device.compute_capability}"
     what += ")" if device.memory_gb is None else f", {device.memory_gb:.1f} GB)"

@@ -21,6 +21,10 @@ class NvmlDevice:
     """The GPU's, also for a slice: ``8.0``."""
     memory_gb: float | None
     """10^9 bytes; None where the driver does not tell, as on a Jetson."""
+    free_bytes: int | None = None
+    """Memory that nothing on the machine has taken yet; None as above."""
+    driver_version: str | None = None
+    """Such as ``580.65.06``."""
 
 
 def read_devices() -> tuple[NvmlDevice, ...]:
@@ -56,13 +60,16 @@ def _devices(nvml: Any, gpu: Any) -> list[NvmlDevice]:
         raise NoGpuError(
             f"{_name(nvml, gpu)} is in MIG mode and has no slice (nvidia-smi mig -lgip lists what can be created)"
         )
+    driver = _text(nvml.nvmlSystemGetDriverVersion())
     return [
         NvmlDevice(
             name=_name(nvml, handle),
             compute_capability=compute_capability,
-            memory_gb=_memory_gb(nvml, handle),
+            memory_gb=None if memory is None else float(memory.total) / 1e9,
+            free_bytes=None if memory is None else int(memory.free),
+            driver_version=driver,
         )
-        for handle in handles
+        for handle, memory in ((handle, _memory(nvml, handle)) for handle in handles)
     ]
 
 
@@ -87,13 +94,16 @@ def _mig_slices(nvml: Any, gpu: Any) -> list[Any]:
 
 
 def _name(nvml: Any, handle: Any) -> str:
-    name = nvml.nvmlDeviceGetName(handle)
+    return _text(nvml.nvmlDeviceGetName(handle))
+
+
+def _text(value: bytes | str) -> str:
     # Older releases of nvidia-ml-py give bytes.
-    return name.decode() if isinstance(name, bytes) else str(name)
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _memory_gb(nvml: Any, handle: Any) -> float | None:
+def _memory(nvml: Any, handle: Any) -> Any:
     try:
-        return float(nvml.nvmlDeviceGetMemoryInfo(handle).total) / 1e9
+        return nvml.nvmlDeviceGetMemoryInfo(handle)
     except nvml.NVMLError_NotSupported:
         return None

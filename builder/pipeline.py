@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from builder.artifacts import ConfigFile, Head, NetworkModel, OnnxModel
+from builder.artifacts import OnnxModel
 from builder.backends import openvino_model_path
 from builder.cache import Stage, file_sha256, tool_versions
-from builder.config_pbtxt import ServingSettings, config_files
-from builder.gpus import GpuTarget, find_gpu
-from builder.proof import REPORT_FILE, Proven, judging_data, prove
-from builder.repository import PublishedVersion, check_model_name, check_target, publish
+from builder.deployment import (
+    GRAPH_FILE,
+    Deployment,
+    graph_to_json,
+    parameters_of,
+    serving_to_json,
+    version_content,
+    without_plan,
+)
+from builder.engine import Library, what_is_missing
+from builder.errors import BuilderError
+from builder.gpus import find_gpu
+from builder.graph_cost import graph_cost
+from builder.judging import REPORT_FILE
+from builder.nvml import NoGpuError, read_devices
+from builder.plan_building import check_tensorrt, make_plan, this_machine
+from builder.plans import PlanFile, check_fleet, published_plans
+from builder.proof import Proven, judging_data, prove
+from builder.releases import DEFAULT_RELEASE, find_release
+from builder.repository import PublishedVersion, VersionContent, check_model_name, check_target, publish_content
+from builder.serving import CpuServing, GpuServing
+from builder.sizing import Sizing, size
 from builder.stages import IMAGE_TOOLS, PRECISION_TOOLS, Stages
 from builder.weights import find_weights
 
 if TYPE_CHECKING:
     from builder.compile_check import CompileCheck
+    from builder.gpus import GpuTarget
+    from builder.releases import TritonRelease
     from builder.spec import BuildSpec
-
-SERVED_BY = "onnxruntime with the TensorRT accelerator; no TensorRT plan was built"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,10 +47,20 @@ class Build:
     """What a build did."""
 
     spec: BuildSpec
-    gpu: GpuTarget
+    release: TritonRelease
     proven: Proven
     parity: dict[str, Any]
-    compile_check: CompileCheck
+    deployment: Deployment
+    sizings: Mapping[str, Sizing]
+    """By GPU."""
+    compile_checks: Mapping[str, CompileCheck]
+    """By GPU."""
+    plans: Mapping[str, PlanFile]
+    """By file name; those taken over from the version before included."""
+    no_plan_here: str
+    """Why this machine, which has a GPU of the fleet, built no plan; empty where it did, or has none."""
+    waiting: tuple[GpuServing, ...]
+    """The GPUs that have no plan yet."""
     stages: tuple[Stage, ...]
     published: PublishedVersion
 
@@ -46,96 +75,156 @@ def build(
     Raises:
         BuilderError: a subclass by what went wrong; the repository is then as it was.
     """
-    gpu = find_gpu(spec.gpu)
+    gpus = check_fleet([find_gpu(name) for name in spec.gpu], spec.hardware_compatibility)
+    release = find_release(spec.triton or DEFAULT_RELEASE)
     check_model_name(spec.model_name)
     stages = Stages(spec=spec, weights=find_weights(spec.weights), report=report, progress=progress)
     # What is wrong with the request shall be told before anything takes long.
     check_target(spec.repository)
     data = judging_data(spec.data) if spec.data else None
     original = stages.network()
+    if data is not None:
+        _sizings(stages.served(original), gpus, spec)
     proven = prove(stages, original, data)
-    network, model = proven.network, proven.model
-    parity = stages.parity(original, network, model)
-    compile_check = stages.compile_check(model, gpu)
-    published = publish(
-        spec.repository,
-        spec.model_name,
-        files={
-            "model.onnx": model.path,
-            "model.py": openvino_model_path(),
-            "labels.txt": "".join(f"{name}\n" for name in network.names).encode(),
-            **({REPORT_FILE: proven.report} if proven.report else {}),
-        },
-        configs=lambda version: _configs(spec, gpu, network, model, version),
-        build=_manifest(stages, gpu, proven, parity, compile_check),
-    )
+    sizings = _sizings(proven.model, gpus, spec)
+    parity = stages.parity(original, proven.network, proven.model)
+    deployment = _deployment(spec, proven, gpus, sizings)
+    checks = stages.compile_checks(proven.model, deployment.fleet)
+    built, no_plan_here = _plan_here(stages, deployment, release)
+    manifest = _manifest(stages, proven, deployment, sizings, checks) | {"parity": parity}
+    plans: dict[str, PlanFile] = {}
+
+    def content() -> VersionContent:
+        model = spec.repository / spec.model_name
+        plans.update(published_plans(model, proven.model.sha256, deployment.fleet, spec.hardware_compatibility))
+        plans.update(built)
+        return version_content(
+            deployment,
+            plans,
+            spec.hardware_compatibility,
+            files={
+                GRAPH_FILE: proven.model.path,
+                "model.py": openvino_model_path(),
+                "labels.txt": "".join(f"{name}\n" for name in proven.network.names).encode(),
+                **({REPORT_FILE: proven.report} if proven.report else {}),
+            },
+            build=manifest,
+        )
+
+    published = publish_content(spec.repository, spec.model_name, content)
     return Build(
         spec=spec,
-        gpu=gpu,
+        release=release,
         proven=proven,
         parity=parity,
-        compile_check=compile_check,
+        deployment=deployment,
+        sizings=sizings,
+        compile_checks=checks,
+        plans=plans,
+        no_plan_here=no_plan_here,
+        waiting=tuple(without_plan(deployment.fleet, plans)),
         stages=tuple(stages.done),
         published=published,
     )
 
 
-def _configs(
-    spec: BuildSpec, gpu: GpuTarget, network: NetworkModel, model: OnnxModel, version: int
-) -> tuple[ConfigFile, ...]:
-    return config_files(
-        model,
+def _sizings(model: OnnxModel, gpus: tuple[GpuTarget, ...], spec: BuildSpec) -> dict[str, Sizing]:
+    """How each GPU serves the graph.
+
+    Raises:
+        MemoryBudgetError: it cannot.
+    """
+    cost = graph_cost(model.path)
+    return {gpu.name: size(cost, model, gpu, spec.serving_request) for gpu in gpus}
+
+
+def _deployment(
+    spec: BuildSpec, proven: Proven, gpus: tuple[GpuTarget, ...], sizings: Mapping[str, Sizing]
+) -> Deployment:
+    fleet = tuple(
+        GpuServing(
+            gpu=gpu,
+            settings=sizings[gpu.name].settings,
+            workspace_bytes=sizings[gpu.name].budget.workspace_bytes,
+        )
+        for gpu in gpus
+    )
+    deployment = Deployment(
         name=spec.model_name,
-        version=version,
-        settings=ServingSettings(
-            max_batch=spec.max_batch,
-            instances=spec.instances,
-            max_queue_delay_us=spec.max_queue_delay_us,
-            max_queue_size=spec.max_queue_size,
-            queue_timeout_ms=spec.queue_timeout_ms,
-            cpu_precision=spec.cpu_precision,
-        ),
-        gpu=gpu,
+        model=proven.model,
         head=spec.head,
-        names=network.names,
-        parameters={"metadata": _ultralytics_metadata(network)} if spec.head is Head.RAW else None,
+        classes=proven.network.names,
+        cpu=CpuServing(precision=spec.cpu_precision),
+        fleet=fleet,
+        parameters=parameters_of(proven.network, spec.head),
     )
+    # A CPU's queue is the fleet's: who calls it shall see no difference but the speed.
+    on_cpu = dataclasses.replace(deployment.whole_fleet, instances=1)
+    return dataclasses.replace(deployment, cpu=CpuServing(settings=on_cpu, precision=spec.cpu_precision))
 
 
-def _ultralytics_metadata(network: NetworkModel) -> str:
-    """What Ultralytics' Triton client reads from the configuration: a Python literal."""
-    return repr(
-        {
-            "task": "detect",
-            "stride": max(network.strides),
-            "imgsz": list(network.imgsz),
-            "names": dict(enumerate(network.names)),
-            "batch": 1,
-            "channels": 3,
-            "end2end": network.nms_free,
-        }
+def _plan_here(stages: Stages, deployment: Deployment, release: TritonRelease) -> tuple[dict[str, PlanFile], str]:
+    """The plan of this machine's GPU, where it is one of the fleet's and has TensorRT; else why there is none."""
+    spec = stages.spec
+    try:
+        read_devices()
+    except NoGpuError:
+        return {}, ""
+    try:
+        machine = this_machine()
+        check_tensorrt(machine.tensorrt, release)
+    except BuilderError as e:
+        missing = what_is_missing(Library.TENSORRT)
+        return {}, missing or str(e)
+    if machine.gpu.name not in (each.gpu.name for each in deployment.fleet):
+        return {}, ""
+    made, stage = make_plan(
+        stages.cache,
+        deployment.model,
+        deployment.fleet,
+        machine,
+        compatibility=spec.hardware_compatibility,
+        optimization_level=spec.optimization_level,
+        triton=release.name,
+        progress=stages.progress,
     )
+    stages.tell(stage)
+    return {made.record.file: made}, ""
 
 
 def _manifest(
-    stages: Stages, gpu: GpuTarget, proven: Proven, parity: dict[str, Any], compile_check: CompileCheck
+    stages: Stages,
+    proven: Proven,
+    deployment: Deployment,
+    sizings: Mapping[str, Sizing],
+    checks: Mapping[str, CompileCheck],
 ) -> dict[str, Any]:
     """From what, with what and how well the version was built; nothing that a rebuild would not reproduce."""
-    spec, network, model = stages.spec, proven.network, proven.model
+    spec, network = stages.spec, proven.network
     # Where things lie on the building machine says nothing of the build.
     request = spec.model_dump(mode="json", exclude={"repository", "cache", "images", "data", "calibration"})
+    names = [each.gpu.name for each in deployment.fleet]
     return {
-        "spec": request | {"weights": stages.weights.name, "name": spec.model_name, "gpu": gpu.name},
+        "spec": request | {"weights": stages.weights.name, "name": spec.model_name, "gpu": names},
         "weights": {"file": stages.weights.name, "sha256": stages.weights_sha256},
         "parity_images": [{"file": i.name, "sha256": file_sha256(i)} for i in stages.images],
         "network": network.to_json(),
-        "graph": {"file": "model.onnx", "sha256": model.sha256},
-        "served_by": SERVED_BY,
-        "parity": parity,
-        "compile_check": {
-            name: getattr(compile_check, name) for name in ("compute_capability", "outcome", "message", "version")
+        "graph": graph_to_json(proven.model),
+        "cpu": dataclasses.asdict(deployment.cpu),
+        "gpus": {
+            each.gpu.name: {
+                **serving_to_json(each),
+                "memory": sizings[each.gpu.name].budget.to_json(),
+                "estimate": sizings[each.gpu.name].to_json(),
+                "compile_check": _check_to_json(checks[each.gpu.name]),
+            }
+            for each in deployment.fleet
         },
         "quantization": proven.quantization,
         "accuracy": proven.accuracy,
         "tools": tool_versions(sorted({*PRECISION_TOOLS, *IMAGE_TOOLS, "tritonclient"})),
     }
+
+
+def _check_to_json(check: CompileCheck) -> dict[str, Any]:
+    return {name: getattr(check, name) for name in ("outcome", "message", "version")}

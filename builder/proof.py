@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder import judging
 from builder.artifacts import NetworkModel, OnnxModel, Precision
 from builder.cache import Stage, code_sha256
 from builder.errors import AccuracyError
 from builder.int8_stages import Int8Stages
-from builder.judging import Judging, rounded
+from builder.judging import REPORT_FILE, Judging, rounded
 from builder.stages import NETWORK_FILE, SERVED_FILE, Stages
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from builder.dataset import DataSplit
     from builder.mixed import Judged, Mixture
 
-REPORT_FILE = judging.REPORT_FILE
 """The page's name in a version, too."""
 SUBSET_IMAGES = 64
 """What a group's sensitivity is measured on."""

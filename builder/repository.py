@@ -54,6 +54,27 @@ class PublishedVersion:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class VersionContent:
+    """What a version is made of."""
+
+    files: Mapping[str, Path | bytes]
+    """A path to copy, or the bytes themselves, by their place in the version's folder."""
+    configs: Callable[[int], tuple[ConfigFile, ...]]
+    """The configurations for a version number."""
+    build: Mapping[str, Any]
+    """Goes into the manifest: from what, with what and how well this was built, without clock times and absolute
+    paths."""
+
+    def __post_init__(self) -> None:
+        """Check that every file lies inside the version."""
+        for path in self.files:
+            pure = PurePosixPath(path)
+            inside = not pure.is_absolute() and ".." not in pure.parts
+            assert inside, f"expected a path inside the version, got {path}"
+            assert pure.parts[0] not in (MANIFEST, "configs"), f"{path} is written by publish itself"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Content:
     """A version as it should be on the disk."""
 
@@ -68,21 +89,20 @@ class _Request:
     """What ``publish`` was asked for, before a version number is chosen."""
 
     name: str
-    files: Mapping[str, Path | bytes]
-    configs: Callable[[int], tuple[ConfigFile, ...]]
-    build: Mapping[str, Any]
+    version: VersionContent
     records: dict[str, FileRecord] = field(default_factory=dict)
 
     def content(self, version: int) -> _Content:
         """The request as that version."""
-        configs = self.configs(version)
+        configs = self.version.configs(version)
         paths = [config.relative_path for config in configs]
         assert "config.pbtxt" in paths, "tritonserver needs a config.pbtxt"
         assert all(CONFIG_PATH.fullmatch(path) for path in paths), f"expected configs/NAME.pbtxt, got {paths}"
         copies = {f"configs/{PurePosixPath(each.relative_path).name}": each.text.encode() for each in configs}
         records = self.records | {path: record_of_bytes(text) for path, text in copies.items()}
-        manifest = manifest_text(self.name, version, self.build, records)
-        return _Content(version=version, files={**self.files, **copies, MANIFEST: manifest.encode()}, configs=configs)
+        manifest = manifest_text(self.name, version, self.version.build, records)
+        files = {**self.version.files, **copies, MANIFEST: manifest.encode()}
+        return _Content(version=version, files=files, configs=configs)
 
 
 def check_model_name(name: str) -> str:
@@ -122,29 +142,27 @@ def publish(
     configs: Callable[[int], tuple[ConfigFile, ...]],
     build: Mapping[str, Any],
 ) -> PublishedVersion:
+    """``publish_content`` of a content that does not depend on what is published already."""
+    content = VersionContent(files=files, configs=configs, build=build)
+    return publish_content(repository, name, lambda: content)
+
+
+def publish_content(repository: Path, name: str, content: Callable[[], VersionContent]) -> PublishedVersion:
     """Put a version of the model ``name`` in place; where the same is there already, nothing is written.
 
-    ``files`` gives the version's files, a path to copy or the bytes themselves, by their place in the version's folder.
-    ``configs`` gives the configurations for a version number. ``build`` goes into the manifest: from what, with what
-    and how well this was built, without clock times and absolute paths.
+    ``content`` is called while no other build publishes this model: it can take over what the newest version holds.
 
     Raises:
         RepositoryError: the repository cannot be written, or another build holds it; it is then as it was.
         SpecError: the name is none that Triton can take.
     """
     check_model_name(name)
-    for path in files:
-        pure = PurePosixPath(path)
-        inside = not pure.is_absolute() and ".." not in pure.parts
-        assert inside, f"expected a path inside the version, got {path}"
-        assert pure.parts[0] not in (MANIFEST, "configs"), f"{path} is written by publish itself"
-    request = _Request(name=name, files=files, configs=configs, build=build)
     try:
         with ExitStack() as undo:
             make_folders(repository, undo)
             with locked(repository / f".{name}.lock", LOCK_TIMEOUT_S):
                 _remove_leftovers(repository, name)
-                published = _publish_locked(repository, request)
+                published = _publish_locked(repository, _Request(name=name, version=content()))
             undo.pop_all()
     except TimeoutError as error:
         raise RepositoryError(
@@ -166,7 +184,7 @@ def _publish_locked(repository: Path, request: _Request) -> PublishedVersion:
         raise RepositoryError(f"expected a folder at {model}, found a symbolic link; name the folder that it leads to")
     if model.exists() and not model.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "expected a folder, found a file", str(model))
-    for path, source in request.files.items():
+    for path, source in request.version.files.items():
         request.records[path] = record_of_bytes(source) if isinstance(source, bytes) else record_of(source)
     existing = versions_of(model)
     same = [version for version in existing if _is_published(request.content(version), model)]

@@ -10,8 +10,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_serializer
 
 from builder.artifacts import CpuPrecision, Head, Precision
+from builder.engine import HardwareCompatibility
 from builder.errors import SpecError
 from builder.histograms import CalibrationMethod
+from builder.serving import DEFAULT_MAX_BATCH, LARGEST_CHOSEN_BATCH, ServingRequest
 
 
 def _two_sides(value: object) -> object:
@@ -57,7 +59,8 @@ class BuildSpec(BaseModel):
     """The model's name in the repository; the weights' stem where none is given."""
     names: Annotated[tuple[str, ...], BeforeValidator(_name_list)] | None = None
     """Class names, where the weights hold none."""
-    gpu: str = "t4"
+    gpu: Annotated[tuple[str, ...], BeforeValidator(_name_list), Field(min_length=1)] = ("t4",)
+    """The fleet: the GPUs that will serve, each with its own plan, batching and memory."""
     precision: Precision = Precision.FP16
     cpu_precision: CpuPrecision = CpuPrecision.FP32
     """The arithmetic where a CPU serves."""
@@ -69,14 +72,24 @@ class BuildSpec(BaseModel):
     candidates: Annotated[int, Field(ge=1, le=2000)] = 512
     """Boxes per image, by confidence, that suppression looks at. FP16 counts exactly to 2048."""
     max_detections: Annotated[int, Field(ge=1, le=2000)] = 300
-    max_batch: Annotated[int, Field(ge=1, le=256)] = 8
-    instances: Annotated[int, Field(ge=1, le=16)] = 2
-    """Model instances on the GPU."""
-    max_queue_delay_us: Annotated[int, Field(ge=0, le=1_000_000)] = 500
-    max_queue_size: Annotated[int, Field(ge=0)] = 128
+    sla_ms: Annotated[float, Field(gt=0, le=60_000)] | None = None
+    """The latency that requests shall meet; batch, instances and queue are chosen for it where they are not given."""
+    max_batch: Annotated[int, Field(ge=1, le=256)] | None = None
+    instances: Annotated[int, Field(ge=1, le=16)] | None = None
+    """Model instances on each GPU."""
+    max_queue_delay_us: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    max_queue_size: Annotated[int, Field(ge=0)] | None = None
     """0 is no bound."""
-    queue_timeout_ms: Annotated[int, Field(ge=0)] = 1000
+    queue_timeout_ms: Annotated[int, Field(ge=0)] | None = None
     """0 is no limit."""
+    priority_levels: Annotated[int, Field(ge=0, le=16)] = 0
+    """Requests may name a level from 1, the most urgent, to this; 0 is one queue for all."""
+    triton: str | None = None
+    """The release that will serve, such as 26.09: plans are built in its TensorRT; the newest where none is given."""
+    hardware_compatibility: HardwareCompatibility = HardwareCompatibility.NONE
+    """On which other GPUs a plan may run."""
+    optimization_level: Annotated[int, Field(ge=0, le=5)] | None = None
+    """TensorRT's builder optimization level; its own default where none is given."""
     images: Annotated[tuple[Path, ...], BeforeValidator(_path_list)] = ()
     """Pictures that parity is measured on; two that come with Ultralytics where none is given."""
     data: Path | None = None
@@ -101,6 +114,26 @@ class BuildSpec(BaseModel):
     def _model_without_its_folder(self, model: str | None) -> str | None:
         # Where things lie on the building machine says nothing of the build.
         return model and Path(model).name
+
+    @property
+    def serving_request(self) -> ServingRequest:
+        """What each GPU's settings are chosen by."""
+        return ServingRequest(
+            max_batch=self.max_batch,
+            instances=self.instances,
+            max_queue_delay_us=self.max_queue_delay_us,
+            max_queue_size=self.max_queue_size,
+            queue_timeout_ms=self.queue_timeout_ms,
+            priority_levels=self.priority_levels,
+            sla_ms=self.sla_ms,
+            # A user's graph may have been exported for no more.
+            largest_batch=DEFAULT_MAX_BATCH if self.is_onnx else LARGEST_CHOSEN_BATCH,
+        )
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the weights are a user's graph."""
+        return self.weights.suffix.lower() == ".onnx"
 
     @property
     def model_name(self) -> str:
@@ -132,7 +165,7 @@ class BuildSpec(BaseModel):
         except ValidationError as e:
             # Both sides of an imgsz may be wrong in the same way.
             raise SpecError("; ".join(dict.fromkeys(map(_describe, e.errors())))) from e
-        if spec.weights.suffix.lower() not in (".pt", ".onnx"):
+        if not spec.is_onnx and spec.weights.suffix.lower() != ".pt":
             raise SpecError(f"--weights {spec.weights}: expected a .pt or .onnx file.")
         spec._check_data()
         return spec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +11,15 @@ from builder.artifacts import NetworkModel, OnnxModel, TensorSpec
 from builder.cache import Stage, StageCache, code_sha256, file_sha256, tool_versions
 from builder.errors import SpecError
 from builder.head import HeadSpec
+from builder.serving import DEFAULT_MAX_BATCH
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from builder.compile_check import CompileCheck
-    from builder.gpus import GpuTarget
+    from builder.engine import Profile
+    from builder.serving import GpuServing
     from builder.spec import BuildSpec
     from builder.weights import Network
 
@@ -122,26 +124,32 @@ class Stages:
         }
         return self.run("parity", inputs, lambda _: self._measure(original, network, served)).result
 
-    def compile_check(self, served: OnnxModel, gpu: GpuTarget) -> CompileCheck:
-        """What TensorRT-RTX says to the served graph for the GPU's compute capability; it needs no GPU for it.
+    def compile_checks(self, served: OnnxModel, fleet: Sequence[GpuServing]) -> dict[str, CompileCheck]:
+        """What TensorRT-RTX says to the served graph for each GPU, by name; it needs no GPU for it.
 
         Raises:
             ExportError: TensorRT's parser cannot read the graph.
         """
-        from builder.compile_check import CompileCheck, Outcome, check_compiles
-        from builder.engine import Profile
+        from builder.plans import profiles_for
 
-        most = self.spec.max_batch
-        profile = Profile(batch_min=1, batch_opt=most, batch_max=most)
+        made: dict[tuple[Any, ...], CompileCheck] = {}
+        for each in fleet:
+            key = (each.gpu.compute_capability, profiles_for(each))
+            if key not in made:
+                made[key] = self._compile_check(served, *key)
+        return {each.gpu.name: made[each.gpu.compute_capability, profiles_for(each)] for each in fleet}
+
+    def _compile_check(self, served: OnnxModel, compute_capability: str, profiles: tuple[Profile, ...]) -> CompileCheck:
+        from builder.compile_check import CompileCheck, Outcome, check_compiles
 
         def make(_: Path) -> dict[str, Any]:
-            (check,) = check_compiles(served, [gpu.compute_capability], [profile], progress=self.progress)
+            (check,) = check_compiles(served, [compute_capability], profiles, progress=self.progress)
             return check.to_json()
 
         inputs = {
             "graph": served.sha256,
-            "compute_capability": gpu.compute_capability,
-            "batch": most,
+            "compute_capability": compute_capability,
+            "profiles": [repr(each) for each in profiles],
             "code": code_sha256(("compile_check", "engine", "engine_callbacks", "engine_network")),
             "tools": tool_versions(COMPILE_TOOLS),
         }
@@ -167,7 +175,10 @@ class Stages:
 
     def run(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> Stage:
         """The stage ``name``, found or made, and told of."""
-        stage = self.cache.run(name, inputs, make)
+        return self.tell(self.cache.run(name, inputs, make))
+
+    def tell(self, stage: Stage) -> Stage:
+        """The stage, told of."""
         self.done.append(stage)
         self.report(stage)
         return stage
@@ -180,24 +191,20 @@ class Stages:
             "model": [spec.model, file_sha256(Path(spec.model)) if spec.model and Path(spec.model).is_file() else None],
             "names": spec.names,
             "imgsz": spec.imgsz,
-            "fixed_batch": spec.max_batch if self._is_onnx else None,
+            "fixed_batch": (spec.max_batch or DEFAULT_MAX_BATCH) if spec.is_onnx else None,
             "allow_partial": spec.allow_partial,
             "trust_weights": spec.trust_weights,
             "code": code_sha256(("weights", "checkpoint", "model_description", "export")),
             "tools": tool_versions(TORCH_TOOLS),
         }
 
-    @property
-    def _is_onnx(self) -> bool:
-        return self.weights.suffix.lower() == ".onnx"
-
     def _export(self, folder: Path) -> dict[str, Any]:
         from builder.export import export_network, import_onnx
 
         path = folder / NETWORK_FILE
-        if self._is_onnx:
-            names, imgsz, max_batch = self.spec.names, self.spec.imgsz, self.spec.max_batch
-            return import_onnx(self.weights, imgsz, names, max_batch, path).to_json()
+        if self.spec.is_onnx:
+            names, imgsz = self.spec.names, self.spec.imgsz
+            return import_onnx(self.weights, imgsz, names, self.spec.max_batch or DEFAULT_MAX_BATCH, path).to_json()
         return export_network(self._load(), self.spec.imgsz, path).to_json()
 
     def _load(self) -> Network:
@@ -216,7 +223,7 @@ class Stages:
         from builder import parity
 
         spec, images = self.head_spec(network), self._letterboxed(network.imgsz)
-        if self._is_onnx:
+        if self.spec.is_onnx:
             reference = parity.onnx_reference(original, images, spec)
         else:
             reference = parity.torch_reference(self._load(), images, spec.iou, spec.max_detections)

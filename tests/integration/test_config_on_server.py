@@ -15,10 +15,10 @@ from tritonclient.utils import InferenceServerException
 
 import builder.backends
 from builder.artifacts import Head, OnnxModel, TensorSpec
-from builder.config_pbtxt import ServingSettings, config_files
 from builder.errors import ServerError
-from builder.gpus import find_gpu
 from builder.repository import publish
+from builder.serving import ServingSettings
+from tests.deployments import deployment
 
 CLASSES = ("circle", "square", 'a "quoted" näme')
 SHAPES = {
@@ -97,7 +97,7 @@ def onnx_model(path, head):
     return OnnxModel(path=path, sha256="0" * 64, inputs=(image,), outputs=(output,))
 
 
-def put(repository, model, name, *, head=Head.DETECTIONS, code=None, gpu="t4", **settings):
+def put(repository, model, name, *, head=Head.DETECTIONS, code=None, gpu="t4", plan=None, **settings):
     """Publish a model as ``build`` does; ``code`` stands in for the OpenVINO model."""
     default = Path(*builder.backends.__path__, "openvino_model.py")
     return publish(
@@ -108,16 +108,16 @@ def put(repository, model, name, *, head=Head.DETECTIONS, code=None, gpu="t4", *
             "model.py": default if code is None else code.encode(),
             "labels.txt": "".join(f"{each}\n" for each in CLASSES).encode(),
         },
-        configs=lambda version: config_files(
+        configs=deployment(
             model,
-            name=name,
-            version=version,
-            settings=ServingSettings(**settings),
-            gpu=find_gpu(gpu),
+            name,
             head=head,
-            names=CLASSES,
+            gpus=[gpu],
+            plans=[plan],
+            settings=ServingSettings(**settings),
+            classes=CLASSES,
             parameters={"metadata": "{'task': 'detect'}"} if head is Head.RAW else None,
-        ),
+        ).configs,
         build={},
     )
 
@@ -144,7 +144,7 @@ def graphs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory, graphs):
     repository = tmp_path_factory.mktemp("on_cpu") / "repository"
-    put(repository, graphs[Head.DETECTIONS], "shapes", inference_threads=1)
+    put(repository, graphs[Head.DETECTIONS], "shapes", priority_levels=3)
     put(repository, graphs[Head.RAW], "raw", head=Head.RAW, max_batch=4)
     put(repository, graphs[Head.DETECTIONS], "recorder", code=RECORDER)
     one_at_a_time = {"code": GATED, "max_batch": 1, "max_queue_size": 2}

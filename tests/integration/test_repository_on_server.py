@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 
-from builder.artifacts import Head, OnnxModel, TensorSpec
-from builder.config_pbtxt import ServingSettings, config_files
+from builder.artifacts import OnnxModel, TensorSpec
 from builder.errors import ServerError
-from builder.gpus import find_gpu
 from builder.repository import publish
+from builder.serving import ServingSettings
 from builder.verify import verify
+from tests.deployments import deployment
 
 MODEL = OnnxModel(
     path=Path("model.onnx"),
@@ -46,15 +46,7 @@ def put(repository, name, weights):
         repository,
         name,
         files={"model.onnx": weights, "model.py": SERVES_ITS_VERSION.encode(), "labels.txt": b"circle\n"},
-        configs=lambda version: config_files(
-            MODEL,
-            name=name,
-            version=version,
-            settings=ServingSettings(max_batch=1),
-            gpu=find_gpu("t4"),
-            head=Head.DETECTIONS,
-            names=("circle",),
-        ),
+        configs=deployment(MODEL, name, settings=ServingSettings(max_batch=1), classes=("circle",)).configs,
         build={},
     )
 

@@ -14,9 +14,10 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from builder.artifacts import CpuPrecision, Head, OnnxModel, TensorSpec
-from builder.config_pbtxt import ServingSettings, config_files
+from builder.config_pbtxt import config_files
 from builder.errors import SpecError
-from builder.gpus import find_gpu
+from builder.serving import CpuServing, ServingSettings
+from tests.deployments import WORKSPACE_BYTES, deployment
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "config_pbtxt"
 
@@ -35,17 +36,8 @@ RAW = OnnxModel(
 CLASSES = ("circle", "square", 'a "quoted" näme')
 
 
-def written(model=DETECTIONS, head=Head.DETECTIONS, gpu="t4", settings=None, version=1, parameters=None):
-    files = config_files(
-        model,
-        name="shapes",
-        version=version,
-        settings=settings or ServingSettings(),
-        gpu=find_gpu(gpu),
-        head=head,
-        names=CLASSES,
-        parameters=parameters,
-    )
+def written(model=DETECTIONS, version=1, **request):
+    files = config_files(deployment(model, classes=CLASSES, **request), version)
     return {file.relative_path: file.text for file in files}
 
 
@@ -61,11 +53,20 @@ def parsed(text):
             "raw",
             lambda: written(
                 RAW,
-                Head.RAW,
-                "l4",
-                ServingSettings(max_batch=4, instances=2, cpu_instances=2, inference_threads=1),
+                head=Head.RAW,
+                gpus=["l4"],
+                settings=ServingSettings(max_batch=4, instances=2),
+                cpu=CpuServing(settings=ServingSettings(max_batch=4, instances=2), inference_threads=1),
                 version=3,
                 parameters={"metadata": "{'task': 'detect'}"},
+            ),
+        ),
+        (
+            "fleet",
+            lambda: written(
+                gpus=["t4", "l4"],
+                settings=ServingSettings(max_batch=6, priority_levels=3),
+                plans=["model_sm75.plan", "model_sm89.plan"],
             ),
         ),
     ],
@@ -84,7 +85,7 @@ def test_configs_equal_the_golden_files(folder, files):
 
 
 def test_default_config_is_written_last_and_is_the_gpus():
-    files = written(gpu="a10")
+    files = written(gpus=["a10"])
     assert list(files) == ["configs/cpu.pbtxt", "configs/a10.pbtxt", "config.pbtxt"]
     assert files["config.pbtxt"] == files["configs/a10.pbtxt"]
 
@@ -113,7 +114,7 @@ def test_every_machine_serves_one_contract(model):
 
 
 def test_a_client_can_read_contract_and_class_names():
-    config = parsed(written(RAW, Head.RAW, parameters={"metadata": "{'stride': 32}"})["configs/cpu.pbtxt"])
+    config = parsed(written(RAW, head=Head.RAW, parameters={"metadata": "{'stride': 32}"})["configs/cpu.pbtxt"])
     assert config.parameters["contract"].string_value == "raw/1"
     assert json.loads(config.parameters["names"].string_value) == list(CLASSES)
     assert config.parameters["metadata"].string_value == "{'stride': 32}"
@@ -144,7 +145,7 @@ def test_warmup_covers_one_image_and_the_largest_batch_once_each(max_batch, batc
 
 def test_warmup_pixels_are_random_and_floats_are_zero():
     pixels = parsed(written()["config.pbtxt"]).model_warmup[0].inputs["images"]
-    floats = parsed(written(RAW, Head.RAW)["config.pbtxt"]).model_warmup[0].inputs["images"]
+    floats = parsed(written(RAW, head=Head.RAW)["config.pbtxt"]).model_warmup[0].inputs["images"]
     assert (pixels.random_data, pixels.zero_data) == (True, False)
     assert (floats.random_data, floats.zero_data) == (False, True)
 
@@ -176,24 +177,19 @@ def test_other_weights_never_meet_a_cached_engine_of_these():
     assert {str(Path(path).parent) for path in paths} == {"/tmp"}
 
 
-def test_workspaces_of_all_instances_fit_in_a_quarter_of_the_gpu():
-    for gpu, instances in [("a2", 1), ("jetson-orin-nano-8gb", 3), ("h200", 1)]:
-        workspace = int(
-            tensorrt_parameters(gpu=gpu, settings=ServingSettings(instances=instances))["max_workspace_size_bytes"]
-        )
-        assert 0 < workspace * instances <= find_gpu(gpu).memory_gb * 1e9 / 4
-        assert workspace <= 4 << 30
+def test_workspace_is_the_gpus_own():
+    assert tensorrt_parameters()["max_workspace_size_bytes"] == str(WORKSPACE_BYTES)
 
 
 def test_threads_are_written_for_the_cpu_only_and_only_when_asked_for():
-    asked = written(settings=ServingSettings(inference_threads=3))
+    asked = written(cpu=CpuServing(inference_threads=3))
     assert parsed(asked["configs/cpu.pbtxt"]).parameters["inference_threads"].string_value == "3"
     assert "inference_threads" not in asked["config.pbtxt"]
     assert "inference_threads" not in written()["configs/cpu.pbtxt"]
 
 
 def test_the_arithmetic_of_a_cpu_is_written_for_it_alone():
-    half = written(settings=ServingSettings(cpu_precision=CpuPrecision.BF16))
+    half = written(cpu=CpuServing(precision=CpuPrecision.BF16))
     assert parsed(half["configs/cpu.pbtxt"]).parameters["inference_precision"].string_value == "bf16"
     assert parsed(written()["configs/cpu.pbtxt"]).parameters["inference_precision"].string_value == "f32"
     assert "inference_precision" not in half["config.pbtxt"]
@@ -228,11 +224,11 @@ def test_a_variable_image_size_is_refused():
     [
         ("max_batch", 0),
         ("instances", -1),
-        ("cpu_instances", 1.5),
+        ("instances", 1.5),
         ("max_queue_delay_us", -1),
         ("max_queue_size", 7),
         ("queue_timeout_ms", -1),
-        ("inference_threads", 0),
+        ("priority_levels", -1),
         ("max_batch", True),
         ("max_batch", None),
     ],
@@ -244,3 +240,65 @@ def test_settings_out_of_bounds_are_refused_by_name(field, value):
 
 def test_no_queue_delay_is_allowed():
     assert parsed(written(settings=ServingSettings(max_queue_delay_us=0))["config.pbtxt"]).HasField("dynamic_batching")
+
+
+def test_less_than_one_thread_is_refused():
+    with pytest.raises(SpecError, match="inference_threads: expected at least 1, got 0"):
+        CpuServing(inference_threads=0)
+
+
+class TestPlans:
+    """``config.pbtxt`` names the plans when every GPU of the fleet has one."""
+
+    def test_each_gpu_loads_the_plan_of_its_compute_capability(self):
+        files = written(gpus=["t4", "l4"], plans=["model_sm75.plan", "model_sm89.plan"])
+        fleet, t4 = parsed(files["config.pbtxt"]), parsed(files["configs/t4.pbtxt"])
+        assert fleet.backend == t4.backend == "tensorrt"
+        assert dict(fleet.cc_model_filenames) == {"7.5": "model_sm75.plan", "8.9": "model_sm89.plan"}
+        assert dict(t4.cc_model_filenames) == {"7.5": "model_sm75.plan"}
+        assert not fleet.optimization.HasField("execution_accelerators")
+
+    def test_a_fleet_that_lacks_a_plan_is_served_by_the_graph_and_the_gpu_that_has_one_by_it(self):
+        files = written(gpus=["t4", "l4"], plans=["model_sm75.plan", None])
+        assert parsed(files["config.pbtxt"]).backend == "onnxruntime"
+        assert parsed(files["configs/l4.pbtxt"]).backend == "onnxruntime"
+        assert parsed(files["configs/t4.pbtxt"]).backend == "tensorrt"
+
+    @pytest.mark.parametrize(("max_batch", "captured"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])])
+    def test_cuda_graphs_are_captured_for_powers_of_two_and_the_largest_batch(self, max_batch, captured):
+        settings = ServingSettings(max_batch=max_batch)
+        config = parsed(written(settings=settings, plans=["model_sm75.plan"])["config.pbtxt"])
+        assert config.optimization.cuda.graphs
+        assert [spec.batch_size for spec in config.optimization.cuda.graph_spec] == captured
+        assert all(list(spec.input["images"].dim) == [640, 640, 3] for spec in config.optimization.cuda.graph_spec)
+
+    def test_memory_is_pinned_on_every_gpu_and_not_on_a_cpu(self):
+        for path, text in written(gpus=["t4", "l4"], plans=["model_sm75.plan", None]).items():
+            pinned = parsed(text).optimization
+            assert pinned.input_pinned_memory.enable == (path != "configs/cpu.pbtxt")
+            assert pinned.output_pinned_memory.enable == (path != "configs/cpu.pbtxt")
+
+
+@pytest.mark.parametrize(("levels", "default"), [(1, 1), (2, 2), (3, 2), (5, 3)])
+def test_a_request_that_names_no_priority_leaves_room_above(levels, default):
+    for text in written(settings=ServingSettings(priority_levels=levels)).values():
+        batching = parsed(text).dynamic_batching
+        assert (batching.priority_levels, batching.default_priority_level) == (levels, default)
+
+
+def test_without_priority_levels_none_are_written():
+    assert "priority" not in written()["config.pbtxt"]
+
+
+def test_the_fleets_settings_are_what_every_gpu_can_take():
+    both = deployment(DETECTIONS, gpus=["t4", "l4"])
+    t4, l4 = both.fleet
+    small = ServingSettings(max_batch=4, instances=1, max_queue_size=0, queue_timeout_ms=20)
+    large = ServingSettings(max_batch=32, instances=2, max_queue_size=64, queue_timeout_ms=0, max_queue_delay_us=0)
+    mixed = replace(both, fleet=(replace(t4, settings=small), replace(l4, settings=large, workspace_bytes=5)))
+    assert mixed.whole_fleet == ServingSettings(
+        max_batch=4, instances=1, max_queue_delay_us=0, max_queue_size=64, queue_timeout_ms=20
+    )
+    config = parsed({file.relative_path: file.text for file in config_files(mixed, 1)}["config.pbtxt"])
+    (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert (config.max_batch_size, accelerator.parameters["max_workspace_size_bytes"]) == (4, "5")

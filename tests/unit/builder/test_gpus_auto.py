@@ -81,7 +81,10 @@ class FakeNvml:
     def nvmlDeviceGetMemoryInfo(self, handle):
         if handle.get("mib") is None:
             raise NVMLErrorNotSupported("Not Supported")
-        return SimpleNamespace(total=handle["mib"] * MIB)
+        return SimpleNamespace(total=handle["mib"] * MIB, free=(handle["mib"] - 512) * MIB)
+
+    def nvmlSystemGetDriverVersion(self):
+        return "580.65.06"
 
     def nvmlDeviceGetMigMode(self, handle):
         if "slices" not in handle:

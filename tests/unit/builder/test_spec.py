@@ -31,7 +31,7 @@ def test_flags_win_over_yaml_and_yaml_over_defaults(tmp_path: Path) -> None:
     path = tmp_path / "build.yaml"
     path.write_text("gpu: l4\nmax-batch: 16\nprecision: fp32\nimgsz: [384, 640]\nnames: [a, b]\n")
     merged = BuildSpec.from_sources({"precision": "fp16"}, path)
-    assert (merged.gpu, merged.max_batch, merged.precision) == ("l4", 16, Precision.FP16)
+    assert (merged.gpu, merged.max_batch, merged.precision) == (("l4",), 16, Precision.FP16)
     assert (merged.imgsz, merged.names) == ((384, 640), ("a", "b"))
 
 

@@ -11,10 +11,11 @@ from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc import model_config_pb2
 
 from builder.artifacts import Head, OnnxModel, TensorSpec
-from builder.config_pbtxt import ServingSettings, config_files
-from builder.gpus import find_gpu
+from builder.config_pbtxt import config_files
+from builder.serving import ServingSettings
 from clients.contract import Contract, contract_from_config
 from clients.errors import ContractError
+from tests.deployments import deployment
 
 NAMES = ("circle", "étoile")
 
@@ -27,15 +28,8 @@ def config_of(head: Head, **changes: Any) -> dict[str, Any]:
         image = TensorSpec(name="images", dtype="FP32", shape=(3, 480, 640))
         found = TensorSpec(name="output0", dtype="FP32", shape=(6, 6300))
     model = OnnxModel(path=None, sha256="0" * 64, inputs=(image,), outputs=(found,))  # type: ignore[arg-type]
-    files = config_files(
-        model,
-        name="shapes",
-        version=1,
-        settings=ServingSettings(max_batch=16),
-        gpu=find_gpu("t4"),
-        head=head,
-        names=NAMES,
-    )
+    settings = ServingSettings(max_batch=16)
+    files = config_files(deployment(model, head=head, settings=settings, classes=NAMES), version=1)
     message = text_format.Parse(files[0].text, model_config_pb2.ModelConfig())
     return {**MessageToDict(message, preserving_proto_field_name=True), **changes}
 
