@@ -1,0 +1,53 @@
+"""Whether the driver and the GPUs are those that a release of Triton takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from builder.doctor_findings import Finding, fails, warning
+from builder.gpus import LOWEST_COMPUTE_CAPABILITY, GpuTarget
+from builder.releases import TritonRelease, parts
+
+FORWARD_COMPATIBILITY = "https://docs.nvidia.com/deploy/cuda-compatibility/forward-compatibility.html"
+
+
+def check_driver(release: TritonRelease, driver: str, gpus: Sequence[GpuTarget]) -> Iterator[Finding]:
+    """Whether the driver is new enough for the release's CUDA.
+
+    An older one may do on data-centre GPUs, by the compatibility package in the image; which ones is NVIDIA's to say.
+    """
+    if release.minimal_driver is None or parts(driver) >= parts(release.minimal_driver):
+        return
+    where, fix = f"driver {driver}", f"install driver {release.minimal_driver} or later, or an older release of Triton"
+    what = f"Triton {release.name} is built on CUDA {release.cuda}, which needs driver {release.minimal_driver}"
+    others = [gpu.name for gpu in gpus if not is_data_centre(gpu)]
+    if others:
+        yield fails("driver", where, f"{what}; no older one does for {', '.join(others)}", fix)
+        return
+    allowed = next((each for each in release.data_centre_drivers if _same_branch(driver, each)), None)
+    if allowed and parts(driver) >= parts(allowed):
+        what += f"; NVIDIA's notes of {release.name} allow {allowed} and later on data-centre GPUs"
+        yield warning("driver", where, what, f"see {FORWARD_COMPATIBILITY} before you rely on it, or {fix}")
+    else:
+        what += f"; of older ones on data-centre GPUs the notes name {', '.join(release.data_centre_drivers) or 'none'}"
+        yield fails("driver", where, what, f"{fix}; data-centre GPUs may have other ways: {FORWARD_COMPATIBILITY}")
+
+
+def check_gpus(release: TritonRelease | None, gpus: Sequence[GpuTarget]) -> Iterator[Finding]:
+    """Whether the release, or else any TensorRT of today, still supports each GPU."""
+    lowest = ".".join(map(str, LOWEST_COMPUTE_CAPABILITY))
+    floor = (release.gpu_floor if release else None) or lowest
+    name = f"Triton {release.name}" if release and release.gpu_floor else "TensorRT"
+    for gpu in gpus:
+        if gpu.sm < parts(floor):
+            what = f"compute capability {gpu.compute_capability}, and {name} supports {floor} and up"
+            yield fails("gpu-floor", f"GPU {gpu.name}", what, "serve on another GPU, or with an older release")
+
+
+def is_data_centre(gpu: GpuTarget) -> bool:
+    """Whether it is no GeForce or workstation board and no Jetson."""
+    return not gpu.name.startswith(("rtx-", "jetson-"))
+
+
+def _same_branch(driver: str, other: str) -> bool:
+    return parts(driver)[0] == parts(other)[0]
