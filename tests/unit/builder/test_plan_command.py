@@ -110,7 +110,8 @@ def by_tensorrt_rtx(capability: str, device_memory_bytes: int | None = None):
     """``build_plan`` with the one library that compiles here; it cannot tell the plan's memory without a GPU."""
 
     def build(model, profiles, path, *, options, progress):
-        options = dataclasses.replace(options, hardware_compatibility=HardwareCompatibility.NONE)
+        # It has neither the levels nor a timing cache that is more than a name.
+        options = dataclasses.replace(options, hardware_compatibility=HardwareCompatibility.NONE, timing_cache=None)
         plan = engine.build_plan(
             model,
             profiles,
