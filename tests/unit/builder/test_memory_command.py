@@ -86,7 +86,7 @@ def test_more_frames_a_second_are_fewer_streams(run, capsys):
 
 
 def test_what_cannot_fit_is_exit_code_1_and_says_what_would(run, capsys):
-    flags = ("--gpu", "t4", "--gpu", "a100-40gb:1g.5gb", "--imgsz", "640", "--batch", "256", "--instances", "4")
+    flags = ("--gpu", "t4", "--gpu", "a100-40gb:1g.5gb", "--imgsz", "640", "--batch", "256", "--instances", "2")
     assert run(*flags) == 1
     out, error = capsys.readouterr()
     assert rows(out)["instances that fit"][1] == "0"
