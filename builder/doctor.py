@@ -65,7 +65,7 @@ def examine(repository: Path, target: Target) -> Examination:
     told = [each for each in findings if each.check not in _PUBLISHED or each.where not in failing]
     told.sort(key=lambda finding: finding.severity is not Severity.FAILS)
     return Examination(
-        findings=tuple(dict.fromkeys(told)),
+        findings=tuple({_subject(finding): finding for finding in reversed(told)}.values())[::-1],
         unchecked=tuple(dict.fromkeys(unchecked)),
         models=len(models),
         configs=sum(len(model.configs) for model in models),
@@ -74,6 +74,12 @@ def examine(repository: Path, target: Target) -> Examination:
 
 
 _PUBLISHED = ("manifest", "config-edited")
+
+
+def _subject(finding: Finding) -> tuple[str, ...]:
+    """What a finding is about: a file that several configurations name is one thing, each configuration another."""
+    of_config = finding.where.endswith(".pbtxt")
+    return (finding.check, finding.where, finding.what if of_config else finding.fix)
 
 
 def _check_one(model: Model, plans: PlanChecks) -> Iterator[Finding]:

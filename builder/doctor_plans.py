@@ -44,31 +44,29 @@ class PlanChecks:
 
     def _check_file(self, version: VersionFolder, file: str) -> Iterator[Finding]:
         header, where = read_plan_header(version.path / file), f"{version.where}/{file}"
-        if header.metadata_bytes and header.kind is not PlanKind.NO_PLAN:
+        if header.kind is PlanKind.NO_PLAN:
+            what = f"expected a TensorRT plan, got a file that is {header.description}"
+            yield fails("plan-kind", where, what, BUILD_PLAN)
+            return
+        if header.metadata_bytes:
             what = f"{header.metadata_bytes} bytes of metadata stand before the plan, as Ultralytics writes them"
             yield fails("plan-metadata", where, what, f"cut them off: tail -c +{header.metadata_bytes + 1} {file}")
-        if header.kind is PlanKind.NO_PLAN:
-            yield fails(
-                "plan-kind", where, f"expected a TensorRT plan, got a file that is {header.description}", BUILD_PLAN
-            )
-        elif header.kind is PlanKind.TENSORRT_RTX:
+        if header.kind is PlanKind.TENSORRT_RTX:
             what = f"{header.description}, which Triton's TensorRT cannot read"
             yield fails("plan-rtx", where, what, BUILD_PLAN)
-        else:
-            yield from self._check_version(version, file, header)
+            return
+        yield from self._check_version(version, file, header)
         recorded = version.files.get(file, {}).get("bytes")
         if header.cut_short:
-            expected = (
-                f"{header.recorded_bytes} bytes, as it says itself" if header.recorded_bytes else "a whole header"
-            )
-            yield fails("plan-cut-short", where, f"expected {expected}, found {header.plan_bytes}", BUILD_PLAN)
+            whole = f"{header.recorded_bytes} bytes, as it says itself" if header.recorded_bytes else "a whole header"
+            yield fails("plan-cut-short", where, f"expected {whole}, found {header.plan_bytes}", BUILD_PLAN)
         elif isinstance(recorded, int) and header.file_bytes < recorded:
             what = f"expected {recorded} bytes, as the manifest says, found {header.file_bytes}"
             yield fails("plan-cut-short", where, what, f"copy it again, or {BUILD_PLAN}")
 
     def _check_version(self, version: VersionFolder, file: str, header: PlanHeader) -> Iterator[Finding]:
         where, record = f"{version.where}/{file}", version.record_of(file)
-        release = self.target.release or releases().get(record.triton or "" if record else "")
+        release = self.target.release or releases().get(record.triton or "" if record else "") or self._release
         if header.kind is PlanKind.OLD_TENSORRT:
             newest = release is None or release.tensorrt is None or parts(release.tensorrt) >= (8, 6)
             if newest:
@@ -90,6 +88,12 @@ class PlanChecks:
             yield fails(
                 "plan-version", where, what, f"build it in {release.image}: python -m builder plan{_or(header)}"
             )
+
+    @property
+    def _release(self) -> TritonRelease | None:
+        """Where the model's plans were built, if in one release: a plan of which nothing is known goes beside them."""
+        built_in = released_by(self.model)
+        return built_in[0] if len(built_in) == 1 else None
 
     def _check_keys(self, config: Config, version: VersionFolder) -> Iterator[Finding]:
         """Which GPUs find a plan, and which plans find a GPU."""
