@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     _add_evaluation(commands.add_parser("evaluation", help="an evaluation, against the graph alone on its images"))
     _add_queue_policy(commands.add_parser("queue-policy", help="what a queue policy does to random arrivals"))
     _add_activations(commands.add_parser("activations", help="the estimate of a graph's memory, against runtimes"))
+    _add_fleet(commands.add_parser("fleet", help="a build for several GPUs, against a build for one"))
     _add_reference(commands.add_parser("reference", help="write the weights that the figures in reports/ are of"))
     return top
 
@@ -100,6 +101,15 @@ def _add_activations(command: argparse.ArgumentParser) -> None:
     add("--families", nargs="+", default=("yolov8n", "yolov8s", "yolo11n"), metavar="NAME", help="as Ultralytics' yaml")
     add("--batches", type=_positive(int), nargs="+", default=(1, 8, 16), metavar="N", help="(default: 1 8 16)")
     add("--json", type=Path, metavar="FILE", help="write every figure there too")
+
+
+def _add_fleet(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=_fleet)
+    add = command.add_argument
+    add("--weights", type=Path, required=True)
+    add("--precision", default="fp16", help="(default: fp16)")
+    add("--gpus", nargs="+", default=["t4", "l4", "a10"], metavar="GPU", help="(default: t4 l4 a10)")
+    _add_reporting(command, repeats=3)
 
 
 def _add_reference(command: argparse.ArgumentParser) -> None:
@@ -189,6 +199,22 @@ def _queue_policy(arguments: argparse.Namespace) -> int:
     return _reported(
         arguments,
         lambda: measure_queue_policy(arguments.rate, arguments.duration_s, arguments.argv, _progress),
+    )
+
+
+def _fleet(arguments: argparse.Namespace) -> int:
+    from benchmarks.fleet import measure_fleet
+
+    return _reported(
+        arguments,
+        lambda: measure_fleet(
+            arguments.weights,
+            arguments.precision,
+            arguments.gpus,
+            arguments.repeats,
+            argv=arguments.argv,
+            progress=_progress,
+        ),
     )
 
 
