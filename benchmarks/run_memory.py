@@ -1,12 +1,18 @@
-"""The memory that one run of a graph takes in onnxruntime: a child process of ``benchmarks.activations``.
+"""The memory that a run of a graph takes in onnxruntime: a child process of ``benchmarks.activations``.
 
-``python -m benchmarks.run_memory GRAPH BATCH alive|block`` prints the bytes on stdout.
+``python -m benchmarks.run_memory GRAPH BATCH WAY`` prints the bytes on stdout. The ways:
 
-``alive``: without onnxruntime's arena every tensor comes from the system and goes back when nothing reads it any more,
-so the peak of the first run is what the graph needs at one time. ``block``: with the arena and its memory pattern, as
-onnxruntime runs by default. The first run learns the sizes; from then on all tensors lie in one block, and the peak of
-the second run is that block's size. The arena grows by what is asked for (kSameAsRequested; its default is powers of
-two, up to twice that much) and gives all back after each run, so that the second peak holds nothing of the first.
+``alive``: the first run, without onnxruntime's arena. Every tensor comes from the system and goes back when nothing
+reads it any more: the peak is what the graph needs at one time.
+
+``block``: the second run, with the arena and its memory pattern, as onnxruntime has them by default. The first run
+learns the sizes; from then on all tensors lie in one block, and the peak is that block's size.
+
+``first``: the first run with the arena. It takes a region for each tensor that fits no region that is free, and regions
+never merge: the peak depends on the order in which sizes come.
+
+The arena grows by what is asked for (kSameAsRequested; its default is powers of two, up to twice that much) and gives
+all back after each run, so that the second peak holds nothing of the first.
 """
 
 from __future__ import annotations
@@ -19,12 +25,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.errors import SpecError
+from builder.errors import BuilderError, SpecError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ALIVE, BLOCK = "alive", "block"
+ALIVE, BLOCK, FIRST = "alive", "block", "first"
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 # glibc keeps what is freed below this size for later, and raises the size as it sees fit: 64 KiB fixes it.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}
@@ -35,12 +41,16 @@ def run_memory_bytes(graph: Path, batch: int, way: str) -> int:
 
     Raises:
         SpecError: this is not Linux, which alone can reset the peak of a process.
-        subprocess.CalledProcessError: the run failed; its message is on stderr.
+        BuilderError: the run failed; why is on stderr.
     """
     if not CLEAR.exists():
         raise SpecError(f"expected Linux, whose {CLEAR} resets a process's peak memory; there is none here.")
     command = [sys.executable, "-m", "benchmarks.run_memory", str(graph), str(batch), way]
-    done = subprocess.run(command, env=os.environ | MALLOC, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, env=os.environ | MALLOC, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise BuilderError(
+            f"expected {graph.name} to run at batch {batch}, got exit code {done.returncode}: see above."
+        )
     return int(done.stdout)
 
 
@@ -48,8 +58,8 @@ def _measure(graph: str, batch: int, way: str) -> int:
     import onnxruntime as ort
 
     options, run = ort.SessionOptions(), ort.RunOptions()
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = way == BLOCK
-    if way == BLOCK:
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = way != ALIVE
+    if way != ALIVE:
         run.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     arena = {"arena_extend_strategy": "kSameAsRequested"}
     session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"], provider_options=[arena])
@@ -80,6 +90,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("graph")
     parser.add_argument("batch", type=int)
-    parser.add_argument("way", choices=(ALIVE, BLOCK))
+    parser.add_argument("way", choices=(ALIVE, BLOCK, FIRST))
     given = parser.parse_args()
     print(_measure(given.graph, given.batch, given.way))

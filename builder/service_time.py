@@ -18,9 +18,9 @@ def service_time_ms(cost: GraphCost, gpu: GpuTarget, batch: int) -> float | None
     """Milliseconds that the network takes for one batch, transfers and queueing aside: an ESTIMATE.
 
     ``FIXED_MS + FLOPs / (EFFICIENCY x FP16 peak with FP32 accumulation)``, and no less than the activations' traffic
-    takes at the memory's full bandwidth. None where the GPU's FP16 figure is not known, and for a network in FP32,
-    which does not run on the units that the figure is of. An INT8 network is taken for an FP16 one, as it may be no
-    faster (Ultralytics' issues report slower ones).
+    takes at the memory's full bandwidth, caches aside. None where the GPU's FP16 figure is not known, and for a network
+    in FP32, which does not run on the units that the figure is of. An INT8 network is taken for one in FP16: it may be
+    faster, or slower.
 
     The two constants are fitted to Ultralytics' figures for the T4, TensorRT 10, FP16, 640 px, batch 1
     (docs.ultralytics.com/compare/yolo11-vs-yolov8): of YOLO11 n to x (1.5, 2.5, 4.7, 6.2, 11.3 ms at 6.5, 21.5, 68.0,

@@ -12,6 +12,7 @@ from benchmarks.activations import ActivationsReport, Row
 from benchmarks.cli import main
 from benchmarks.run_memory import ALIVE, BLOCK, run_memory_bytes
 from builder.artifacts import Precision
+from builder.errors import BuilderError
 from builder.graph_cost import graph_cost
 from builder.spec import BuildSpec
 from builder.stages import Stages
@@ -39,6 +40,19 @@ def test_what_is_alive_at_one_time_is_what_onnxruntime_takes_without_its_arena(g
 def test_the_block_is_within_25_percent_of_onnxruntimes(graph, batch):
     estimate = graph_cost(graph).activation_bytes(batch)
     assert estimate == pytest.approx(run_memory_bytes(graph, batch, BLOCK), rel=0.25)
+
+
+def test_a_graph_that_cannot_run_is_an_error(tmp_path, capfd):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"no graph")
+    with pytest.raises(BuilderError, match=r"expected model\.onnx to run at batch 2"):
+        run_memory_bytes(path, 2, ALIVE)
+    assert "model.onnx" in capfd.readouterr().err
+
+
+def test_a_network_that_ultralytics_does_not_have_is_one_line(capsys):
+    assert main(["activations", "--families", "yolov8q"]) == 2
+    assert capsys.readouterr().err.startswith("error: --families yolov8q: expected one of Ultralytics' networks")
 
 
 def row(**changes):

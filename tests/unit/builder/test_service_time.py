@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from ultralytics.models import YOLO
 
 from builder.gpus import find_gpu
-from builder.graph_cost import GraphCost
+from builder.graph_cost import GraphCost, graph_cost
 from builder.service_time import service_time_ms
+from builder.spec import BuildSpec
+from builder.stages import Stages
 
 # docs.ultralytics.com/compare/yolo11-vs-yolov8: GFLOPs an image at 640 px, milliseconds on a T4 by TensorRT 10 in FP16.
 ON_T4 = {
@@ -44,6 +47,20 @@ def cost_of(gflops: float, **changes: object) -> GraphCost:
 def test_the_published_times_on_a_t4_are_met_within_11_percent(family):
     gflops, published_ms = ON_T4[family]
     assert service_time_ms(cost_of(gflops), find_gpu("t4"), 1) == pytest.approx(published_ms, rel=0.11)
+
+
+@pytest.mark.parametrize("family", ["yolov8n", "yolo11n"])
+def test_a_real_graph_has_the_published_gflops_and_time(family, tmp_path):
+    weights = tmp_path / f"{family}.pt"
+    YOLO(f"{family}.yaml").save(weights)
+    asked = {"weights": weights, "precision": "fp32", "imgsz": 640, "cache": tmp_path}
+    stages = Stages(spec=BuildSpec.from_sources(asked, None), weights=weights, report=lambda _: None)
+    cost = graph_cost(stages.network().path)
+    gflops, published_ms = ON_T4[family]
+    assert cost.gflops == pytest.approx(gflops, rel=0.02)
+    # The time is that of the graph in FP16, which has the same layers and half of the traffic.
+    in_half = dataclasses.replace(cost, fp32_share=0.0, traffic_bytes=cost.traffic_bytes // 2)
+    assert service_time_ms(in_half, find_gpu("t4"), 1) == pytest.approx(published_ms, rel=0.11)
 
 
 @pytest.mark.parametrize("family", ON_A100)
