@@ -13,7 +13,9 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize(("reused", "expected"), [(False, "export      1.2 s"), (True, "export      unchanged, reused")])
+@pytest.mark.parametrize(
+    ("reused", "expected"), [(False, "export      1.2 s"), (True, "export      unchanged, reused")]
+)
 def test_a_stage_says_how_long_it_took_or_that_it_was_reused(reused, expected):
     stage = Stage(name="export", folder=Path(), result={}, seconds=1.234, reused=reused)
     assert stage_line(stage) == expected
