@@ -6,7 +6,7 @@ The rules are those that runtimes share, and where they differ the one that need
 - Reshape, Squeeze, Unsqueeze, Flatten and Identity are views of their input's buffer.
 - An elementwise operator works in place where its input has the same size and nothing reads it later; so an activation
   after a convolution (ReLU, Sigmoid) makes no buffer. SiLU does: x * sigmoid(x) needs x while sigmoid(x) is made.
-  onnxruntime does not fuse it into the convolution, and neither does TensorRT for every convolution.
+  onnxruntime does not fuse it into the convolution, and TensorRT-RTX's engines take as much as if they did not.
 - A DequantizeLinear is read as the quantized tensor by the layer behind it, and a QuantizeLinear that is the only
   reader of a tensor is done by the layer before it: the tensor exists in its quantized size alone.
 - Inputs and outputs of the graph are not counted: whoever runs it brings their buffers.

@@ -59,7 +59,7 @@ def graph_tensors(path: Path, batch: int) -> GraphTensors:
     """The tensors of the graph at ``path`` for ``batch`` images; a batch that the graph fixes stands.
 
     Raises:
-        ExportError: the file is no ONNX graph.
+        ExportError: the file is no ONNX graph, or a node of it reads what nothing makes.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -112,8 +112,12 @@ class _Walk:
     def visit(self, node: onnx.NodeProto) -> None:
         """Infer one node's outputs, and compute them where they are small and known."""
         given = [name for name in node.input if name]
-        # A Shape is known without what flows through the graph.
-        constant = all(self.tensors[name].constant for name in given) or node.op_type == "Shape"
+        for name in given:
+            if name not in self.tensors:
+                raise ExportError(f"{node.op_type} {node.name} reads {name}, which nothing before it makes.")
+        # A Shape is known without what flows through the graph; what a branch reads is not among the node's inputs.
+        branches = any(attribute.HasField("g") for attribute in node.attribute)
+        constant = node.op_type == "Shape" or (not branches and all(self.tensors[name].constant for name in given))
         types = self._infer(node, given)
         values = self._compute(node, given) if constant else None
         for position, name in enumerate(node.output):
@@ -151,7 +155,11 @@ class _Walk:
             return None if shape is None else [np.array(shape[axes.get("start") : axes.get("end")], np.int64)]
         if any(name not in self.values for name in given):
             return None
-        results = ReferenceEvaluator(node, opsets=self.opsets).run(None, {name: self.values[name] for name in given})
+        try:
+            evaluator = ReferenceEvaluator(node, opsets=self.opsets)
+        except NotImplementedError:
+            return None  # a plugin's node
+        results = evaluator.run(None, {name: self.values[name] for name in given})
         arrays = [np.asarray(result) for result in results]
         return arrays if all(array.size <= _MOST_COMPUTED_ELEMENTS for array in arrays) else None
 

@@ -248,6 +248,23 @@ def test_a_fixed_batch_has_its_own_memory_and_shares_its_work(graph):
     assert fixed.activation_bytes(1) == fixed.activation_bytes(4) == 4 * 8 * MAP
 
 
+def test_a_plugins_node_and_a_branch_are_told_of_and_the_rest_is_counted(graph):
+    first, w1 = conv("x", "a", 4, 8)
+    plugin = node("Plugin", "a", "p", domain="example")
+    folded = node("Plugin", "one", "f", domain="example")
+    taken = helper.make_graph([node("Relu", "a", "t")], "taken", [], [helper.make_tensor_value_info("t", FLOAT, None)])
+    branch = helper.make_node("If", ["yes"], ["i"], then_branch=taken, else_branch=taken)
+    steps = [first, plugin, folded, branch, node("Concat", "a p f i", "y", axis=1)]
+    cost = graph_cost(graph(steps, [w1, constant("one", np.float32(1)), constant("yes", np.bool_(True))]))
+    assert cost.activation_bytes(1) >= 8 * MAP
+    assert cost.unsized_tensors >= 2
+
+
+def test_a_node_that_reads_what_nothing_makes_is_an_error(graph):
+    with pytest.raises(ExportError, match=r"Relu .*reads nowhere, which nothing before it makes"):
+        graph_cost(graph([node("Relu", "nowhere", "y")]))
+
+
 @pytest.mark.parametrize("content", [b"", b"no graph"])
 def test_a_file_that_is_no_graph_is_an_error(tmp_path, content):
     path = tmp_path / "graph.onnx"
