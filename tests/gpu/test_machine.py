@@ -40,7 +40,7 @@ def builder(*arguments: object) -> str:
     """What ``python -m builder`` prints on stdout."""
     command = [sys.executable, "-m", "builder", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
 
 
@@ -62,10 +62,12 @@ def test_plan_publishes_a_plan_that_runs(
     tensorrt: Compiler, served: Callable[[Head], Served], tmp_path: Path, record_property: Record
 ) -> None:
     gpu = target_or_skip()
-    places = ("--repository", tmp_path / "repository", "--cache", tmp_path / "cache")
+    repository = ("--repository", tmp_path / "repository")
+    # On a machine with the GPU, build makes the plan too: of its cache, plan shall have nothing.
+    build_cache, plan_cache = (("--cache", tmp_path / name) for name in ("builds", "plans"))
     weights = ("--weights", SAMPLE / "shapes.pt", "--name", "shapes", "--images", SAMPLE / "unseen.jpg")
-    builder("build", *weights, "--gpu", gpu.name, "--max-batch", 4, *places)
-    told = json.loads(builder("plan", "--model", "shapes", "--json", *places))
+    builder("build", *weights, "--gpu", gpu.name, "--max-batch", 4, *repository, *build_cache)
+    told = json.loads(builder("plan", "--model", "shapes", "--json", *repository, *plan_cache))
     record_property("plan", told["plan"])
     model = tmp_path / "repository" / "shapes"
     version = model / str(told["version"])
@@ -75,7 +77,8 @@ def test_plan_publishes_a_plan_that_runs(
     assert list(config.version_policy.specific.versions) == [told["version"]]
     assert told["plan"]["library"] == Library.TENSORRT
     assert told["plan"]["version"] == tensorrt.trt.__version__
-    builder("verify", "--repository", tmp_path / "repository")
+    builder("verify", *repository)
+    record_property("doctor", builder("doctor", *repository).strip())
 
     sample = served(Head.DETECTIONS)
     (output,) = PlanRunner(tensorrt.trt, version / told["plan"]["file"]).run(sample.images).values()
@@ -83,6 +86,6 @@ def test_plan_publishes_a_plan_that_runs(
     found = agreement(*(parity.finish(each, sample.spec) for each in (expected, output)))
     record_property("detections", found.to_record())
     found.check()
-    again = builder("plan", "--model", "shapes", *places)
+    again = builder("plan", "--model", "shapes", *repository, *plan_cache)
     assert "unchanged, reused" in again
     assert f"unchanged: {version}" in again
