@@ -10,9 +10,9 @@ from pathlib import Path
 
 from builder.doctor_config import BUILD_AGAIN, check_config, check_model
 from builder.doctor_findings import Examination, Finding, Severity, Target, warning
-from builder.doctor_graph import check_graph
+from builder.doctor_graph import check_accelerator, check_graph
 from builder.doctor_machine import check_driver, check_gpus
-from builder.doctor_model import Model, VersionFolder, read_models
+from builder.doctor_model import Model, read_models
 from builder.doctor_plans import PlanChecks, released_by
 from builder.doctor_warmup import check_warmup
 from builder.errors import RepositoryError
@@ -86,14 +86,13 @@ def _check_one(model: Model, plans: PlanChecks) -> Iterator[Finding]:
     yield from check_model(model)
     if model.hidden:
         return
-    loaded: dict[int, VersionFolder] = {}
     for config in model.configs:
         yield from check_config(model, config)
         yield from check_warmup(model, config)
         yield from check_graph(model, config)
+        yield from check_accelerator(config)
         yield from plans.check(config)
-        loaded |= {version.number: version for version in model.loaded(config)}
-    for version in loaded.values():
+    for version in model.served:
         if version.published:
             for message in check_version(version.path).messages:
                 file, _, what = message.partition(": ")

@@ -16,6 +16,9 @@ BACKENDS = (
     *("tensorrt", "tensorrtllm", "vllm"),
 )
 
+# These take a folder for a model as well.
+FOLDER_BACKENDS = ("onnxruntime", "pytorch", "tensorflow", "tensorrtllm", "vllm")
+
 
 def check_model(model: Model) -> Iterator[Finding]:
     """What is wrong with a model as a whole."""
@@ -128,7 +131,8 @@ def _check_files(model: Model, config: Config, backend: str) -> Iterator[Finding
         if backend == "python" and isinstance(version.build.get("graph"), dict):
             needed.setdefault(str(version.build["graph"].get("file", "model.onnx")), ", which model.py runs")
         for file, why in needed.items():
-            if not (version.path / file).exists():
+            path = version.path / file
+            if not (path.is_file() or (path.is_dir() and backend in FOLDER_BACKENDS)):
                 hangs = "; tritonserver waits for it for ever" if backend == "python" and file.endswith(".py") else ""
                 what = f"missing; {config.path} names it{why}{hangs}"
                 yield fails("file-missing", f"{version.where}/{file}", what, _how_to_get(file))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.doctor_findings import Finding, fails
+from builder.doctor_findings import Finding, fails, warning
 from builder.doctor_model import Config, Model, VersionFolder
 
 # What the graph computes; a plan is built from the graph beside it.
 BACKENDS = ("onnxruntime", "tensorrt")
+# As onnxruntime reads them: images:8x640x640x3,other:8x2.
+_PROFILE = re.compile(r"([^:,]+):(\d+(?:x\d+)*)")
 
 Dims = tuple[int, ...]
 """-1 where a dimension is free."""
@@ -56,6 +59,23 @@ def check_graph(model: Model, config: Config) -> Iterator[Finding]:
             ("output", config.message.output, graph.outputs),
         ):
             yield from _check_tensors(config, kind, declared, there, graph_file)
+
+
+def check_accelerator(config: Config) -> Iterator[Finding]:
+    """Whether the profile that onnxruntime's TensorRT builds an engine for holds every batch that requests can make."""
+    dims = {each.name: list(each.dims) for each in config.message.input}
+    accelerators = config.message.optimization.execution_accelerators.gpu_execution_accelerator
+    for accelerator in accelerators if config.error is None else ():
+        for key in ("trt_profile_min_shapes", "trt_profile_max_shapes"):
+            shapes = _PROFILE.findall(accelerator.parameters.get(key, ""))
+            for name, sizes in shapes if accelerator.name == "tensorrt" else ():
+                batch, *rest = map(int, sizes.split("x"))
+                least, largest = 1, max(1, config.message.max_batch_size)
+                outside = batch > least if key == "trt_profile_min_shapes" else batch < largest
+                if outside or (name in dims and dims[name] != rest):
+                    requests = f"batches of {least} to {largest}, each {dims.get(name, 'without such an input')}"
+                    what = f"{key} is {name}:{sizes}, and requests come in {requests}: the engine lacks some of them"
+                    yield warning("profile-shapes", config.where, what, "let the profile hold every batch and size")
 
 
 def _serves_graph(model: Model, config: Config, version: VersionFolder) -> bool:

@@ -112,6 +112,12 @@ class Config:
         """Whether it has no backend of its own, but steps."""
         return bool(self.message.platform == ENSEMBLE or self.message.HasField("ensemble_scheduling"))
 
+    def gpus(self, version: VersionFolder, target: Target) -> tuple[GpuTarget, ...]:
+        """The GPUs that it serves: its own, those asked for, or those that the version was built for."""
+        if self.on_cpu:
+            return ()
+        return (self.gpu,) if self.gpu is not None else target.gpus or version.gpus
+
     @property
     def named_backend(self) -> str:
         """The backend as the configuration names it; empty where it does not."""
@@ -157,18 +163,16 @@ class Model:
         there = (each for each, name in DEFAULT_FILES.items() if any((one.path / name).exists() for one in folders))
         return next(there, "")
 
-    def gpus(self, config: Config, target: Target) -> tuple[GpuTarget, ...]:
-        """The GPUs that a configuration serves: its own, those asked for, or those that it was built for."""
-        if config.on_cpu:
-            return ()
-        if config.gpu is not None:
-            return (config.gpu,)
-        return target.gpus or self.fleet
+    @property
+    def served(self) -> tuple[VersionFolder, ...]:
+        """Every version that any of its configurations loads."""
+        by_number = {version.number: version for config in self.configs for version in self.loaded(config)}
+        return tuple(by_number.values())
 
     @property
     def fleet(self) -> tuple[GpuTarget, ...]:
-        """The GPUs that any of its versions was built for."""
-        return tuple({gpu.name: gpu for version in self.versions for gpu in version.gpus}.values())
+        """The GPUs that these versions were built for."""
+        return tuple({gpu.name: gpu for version in self.served for gpu in version.gpus}.values())
 
 
 def gpu_named(name: str) -> GpuTarget | None:

@@ -97,7 +97,7 @@ class PlanChecks:
 
     def _check_keys(self, config: Config, version: VersionFolder) -> Iterator[Finding]:
         """Which GPUs find a plan, and which plans find a GPU."""
-        keys, gpus = dict(config.message.cc_model_filenames), self.model.gpus(config, self.target)
+        keys, gpus = dict(config.message.cc_model_filenames), config.gpus(version, self.target)
         default = config.message.default_model_filename or "model.plan"
         for gpu in gpus:
             if keys and gpu.compute_capability not in keys and not (version.path / default).is_file():
@@ -195,5 +195,5 @@ def _listed(gpus: Sequence[GpuTarget]) -> str:
 
 def released_by(model: Model) -> tuple[TritonRelease, ...]:
     """The releases that a model's plans were built in, as its manifests say."""
-    names = dict.fromkeys(record.triton or "" for version in model.versions for record in version.records)
+    names = dict.fromkeys(record.triton or "" for version in model.served for record in version.records)
     return tuple(releases()[name] for name in names if name in releases())

@@ -69,7 +69,7 @@ def publish_shapes(
     settings: ServingSettings | None = None,
     files: Mapping[str, bytes] | None = None,
 ) -> Path:
-    """Publish version 1 of ``shapes`` as ``build`` does, with a plan for each GPU of ``plans``; its folder.
+    """Publish a version of ``shapes`` as ``build`` does, with a plan for each GPU of ``plans``; its folder.
 
     The plans are a header with filler: TensorRT builds none without a GPU. ``folder`` takes what is published.
     """

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from builder.doctor import diagnose, examine
 from builder.doctor_findings import Severity, Target
@@ -116,6 +119,18 @@ class TestGoodRepositories:
         publish_shapes(tmp_path / "repository", tmp_path, plans=("t4", "l4"), settings=settings)
         assert diagnose(tmp_path / "repository") == ()
 
+    def test_nothing_is_found_where_an_older_version_was_built_for_other_gpus(self, on_plans, tmp_path):
+        publish_shapes(on_plans, tmp_path, gpus=("a10",), plans=("a10",))
+        for name in ("t4", "l4"):
+            (on_plans / "shapes" / "configs" / f"{name}.pbtxt").unlink()
+        seen = examine(on_plans, Target(driver="580.95.05"))
+        assert (seen.findings, seen.unchecked, seen.plans) == ((), (), 1)
+
+    def test_nothing_is_found_of_the_configurations_of_an_older_version(self, on_plans, tmp_path):
+        publish_shapes(on_plans, tmp_path, gpus=("a10",), plans=("a10",))
+        seen = examine(on_plans, Target(driver="580.95.05"))
+        assert (seen.findings, seen.unchecked, seen.plans) == ((), (), 3)
+
     def test_nothing_is_found_of_what_python_and_a_killed_build_leave_behind(self, on_graph):
         (on_graph / "shapes" / "1" / "__pycache__").mkdir()
         (on_graph / "shapes" / "1" / "__pycache__" / "model.cpython-311.pyc").write_bytes(b"compiled")
@@ -219,6 +234,11 @@ class TestFiles:
         (on_plans / "shapes" / "1" / L4_PLAN).unlink()
         expect(on_plans, "file-missing", f"shapes/1/{L4_PLAN}", "missing; config.pbtxt names it, for .* 8.9")
 
+    def test_a_folder_in_place_of_a_plan(self, on_plans):
+        (on_plans / "shapes" / "1" / L4_PLAN).unlink()
+        (on_plans / "shapes" / "1" / L4_PLAN).mkdir()
+        expect(on_plans, "file-missing", f"shapes/1/{L4_PLAN}", "missing; config.pbtxt names it, for .* 8.9")
+
     def test_missing_labels(self, on_plans):
         (on_plans / "shapes" / "1" / "labels.txt").unlink()
         expect(on_plans, "labels-missing", "shapes/1/labels.txt", "missing; .* for the labels of output detections")
@@ -293,6 +313,22 @@ class TestGraph:
             config.output[0].dims[:] = [6]
             config.output[0].reshape.shape[:] = [1, 6]
         assert diagnose(on_graph) == ()
+
+    @pytest.mark.parametrize(
+        ("key", "shapes"),
+        [
+            ("trt_profile_max_shapes", "images:2x32x32x3"),
+            ("trt_profile_min_shapes", "images:2x32x32x3"),
+            ("trt_profile_max_shapes", "images:4x64x64x3"),
+        ],
+        ids=["smaller batch", "no single image", "other size"],
+    )
+    def test_is_compiled_for_less_than_requests_bring(self, on_graph, key, shapes):
+        with edited_config(on_graph / "shapes") as config:
+            (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+            accelerator.parameters[key] = shapes
+        what = f"{key} is {shapes}, and requests come in batches of 1 to 4"
+        expect(on_graph, "profile-shapes", "shapes/config.pbtxt", what, severity=WARNING)
 
     def test_of_a_free_size_takes_any(self, on_graph):
         import onnx
@@ -627,6 +663,22 @@ class TestWhatIsNotChecked:
         assert seen.unchecked == (
             f"shapes/1/{T4_PLAN}: its header is laid out in a way that is not known, its version is not compared",
         )
+
+
+class TestDamage:
+    @given(data=st.data())
+    @settings(max_examples=150, deadline=None)
+    def test_of_any_kind_is_never_a_traceback(self, published, data):
+        with tempfile.TemporaryDirectory() as folder:
+            repository = shutil.copytree(published["plans"], Path(folder) / "repository")
+            files = sorted(path for path in repository.rglob("*") if path.is_file())
+            path = data.draw(st.sampled_from(files))
+            content = path.read_bytes()
+            start = data.draw(st.integers(0, len(content)))
+            end = data.draw(st.integers(start, len(content)))
+            path.write_bytes(content[:start] + data.draw(st.binary(max_size=40)) + content[end:])
+            damaged = path.read_bytes() != content
+            assert bool(diagnose(repository)) == damaged
 
 
 class TestBadRequest:
