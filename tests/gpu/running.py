@@ -5,6 +5,7 @@ Tensor suffixes: B images, N detections.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 
 from builder import parity
 from builder.artifacts import Head, NetworkModel, OnnxModel, Precision
-from builder.engine import Library, what_is_missing
+from builder.engine import EngineOptions, Library, Plan, Profile, build_plan, what_is_missing
 from builder.head import HeadSpec
 from builder.nvml import read_devices
 
@@ -91,6 +92,13 @@ class Compiler:
     library: Library
     trt: Any
 
+    def build(self, model: OnnxModel, profiles: Sequence[Profile], path: Path, options: EngineOptions) -> Plan:
+        """The plan for this machine's GPU; TensorRT-RTX takes no options, and Turing is not among its own choices."""
+        if self.library is Library.TENSORRT:
+            return build_plan(model, profiles, path, options=options)
+        capability = read_devices()[0].compute_capability
+        return build_plan(model, profiles, path, library=self.library, compute_capability=capability)
+
 
 def compiler_or_skip(library: Library) -> Compiler:
     """The library, where it is installed and knows this machine's GPU."""
@@ -104,14 +112,19 @@ def compiler_or_skip(library: Library) -> Compiler:
     return Compiler(library=library, trt=trt)
 
 
+@functools.cache
+def runtime(trt: Any) -> Any:
+    """One runtime, and its logger, for the whole process: they must outlive every engine."""
+    logger = trt.Logger(trt.Logger.WARNING)
+    return trt.Runtime(logger), logger
+
+
 class PlanRunner:
     """A plan in its own runtime, its buffers in torch's memory."""
 
     def __init__(self, trt: Any, path: Path) -> None:
-        # The runtime and the engine keep no reference to what they were made with.
-        self._trt, self._logger = trt, trt.Logger(trt.Logger.WARNING)
-        self._runtime = trt.Runtime(self._logger)
-        self.engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        self._trt = trt
+        self.engine = runtime(trt)[0].deserialize_cuda_engine(path.read_bytes())
         assert self.engine is not None, f"{path.name} does not load in {trt.__name__} {trt.__version__}"
         self._context = self.engine.create_execution_context()
         assert self._context is not None

@@ -11,7 +11,7 @@ import pytest
 
 from builder import parity
 from builder.artifacts import Head
-from builder.engine import EngineOptions, Library, Profile, build_plan
+from builder.engine import EngineOptions, Library, Profile
 from builder.plan_header import PlanKind, read_plan_header
 from builder.releases import same_version
 from builder.runtimes import RUNTIMES
@@ -30,7 +30,7 @@ def test_a_plan_finds_what_its_graph_finds_on_the_cpu(
     compiler: Compiler, head: Head, served: Serve, timings: EngineOptions, tmp_path: Path, record_property: Record
 ) -> None:
     sample = served(head)
-    plan = build_plan(sample.model, BATCHES, tmp_path / "model.plan", library=compiler.library, options=timings)
+    plan = compiler.build(sample.model, BATCHES, tmp_path / "model.plan", timings)
     record_property("build", f"{plan.seconds:.1f} s, {plan.path.stat().st_size / 1e6:.1f} MB")
     runner = PlanRunner(compiler.trt, plan.path)
     (expected,) = RUNTIMES["onnxruntime"](sample.model.path)({"images": sample.images})
@@ -46,9 +46,7 @@ def test_a_plan_finds_what_its_graph_finds_on_the_cpu(
 def test_the_header_says_by_what_the_plan_was_built(
     compiler: Compiler, served: Serve, timings: EngineOptions, tmp_path: Path, record_property: Record
 ) -> None:
-    plan = build_plan(
-        served(Head.DETECTIONS).model, BATCHES, tmp_path / "model.plan", library=compiler.library, options=timings
-    )
+    plan = compiler.build(served(Head.DETECTIONS).model, BATCHES, tmp_path / "model.plan", timings)
     header = read_plan_header(plan.path)
     record_property("header", header)
     assert header.kind is (PlanKind.TENSORRT if compiler.library is Library.TENSORRT else PlanKind.TENSORRT_RTX)
@@ -76,9 +74,8 @@ def test_a_second_build_measures_nothing_that_the_timing_cache_holds(
     tensorrt: Compiler, served: Serve, tmp_path: Path, record_property: Record
 ) -> None:
     def built_with(cache: Path) -> Any:
-        build_plan(
-            served(Head.DETECTIONS).model, BATCHES, tmp_path / "model.plan", options=EngineOptions(timing_cache=cache)
-        )
+        options = EngineOptions(timing_cache=cache)
+        tensorrt.build(served(Head.DETECTIONS).model, BATCHES, tmp_path / "model.plan", options)
         return timings_in(tensorrt, cache.read_bytes())
 
     first = built_with(tmp_path / "kept.cache")

@@ -10,7 +10,7 @@ import pytest
 from builder import parity
 from builder.artifacts import OnnxModel, Precision
 from builder.cache import file_sha256
-from builder.engine import EngineOptions, Profile, build_plan
+from builder.engine import EngineOptions, Profile
 from builder.export import export_network
 from builder.graph_cost import graph_cost
 from builder.head import attach_head
@@ -42,7 +42,7 @@ def test_the_engine_takes_what_was_estimated(
     attach_head(half, head_spec(half), path)
     model = OnnxModel(path=path, sha256=file_sha256(path), inputs=(), outputs=())
     profiles = [Profile(batch_min=1, batch_opt=batch, batch_max=batch) for batch in BATCHES]
-    plan = build_plan(model, profiles, tmp_path / "model.plan", options=timings)
+    plan = tensorrt.build(model, profiles, tmp_path / "model.plan", timings)
     engine = PlanRunner(tensorrt.trt, plan.path).engine
     taken = [engine.get_device_memory_size_for_profile_v2(index) for index in range(len(BATCHES))]
     estimated = [graph_cost(path).activation_bytes(batch) for batch in BATCHES]
