@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -135,12 +135,16 @@ class Model:
     """Every model of the repository."""
     versions: tuple[VersionFolder, ...]
     """Newest first."""
-    hidden: bool = field(default=False)
 
     @property
     def folder(self) -> Path:
         """Where it lies."""
         return self.repository / self.name
+
+    @property
+    def hidden(self) -> bool:
+        """Whether it is a folder that is not meant to be seen."""
+        return self.name.startswith(".")
 
     def loaded(self, config: Config) -> tuple[VersionFolder, ...]:
         """The versions that Triton loads by a configuration; those that are not there are left out."""
@@ -215,7 +219,6 @@ def _read_model(repository: Path, name: str, siblings: frozenset[str]) -> Model:
         configs=tuple(_read_config(repository, name, path) for path in paths),
         siblings=siblings,
         versions=tuple(_read_version(folder / str(number), number) for number in _numbers(folder)),
-        hidden=name.startswith("."),
     )
 
 

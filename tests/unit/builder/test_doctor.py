@@ -39,6 +39,16 @@ ensemble_scheduling {{
   }}]
 }}
 """
+BY_HAND = """
+name: "hand"
+platform: "tensorrt_plan"
+max_batch_size: 0
+input [{ name: "images" data_type: TYPE_FP32 dims: [1, 3, 32, 32] }]
+output [{ name: "output0" data_type: TYPE_FP32 dims: [1, 6, 21] }]
+model_warmup [{
+  name: "one" inputs { key: "images" value { data_type: TYPE_FP32 dims: [1, 3, 32, 32] zero_data: true } }
+}]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -655,6 +665,17 @@ class TestWhatIsNotChecked:
         assert seen.findings == ()
         (reason,) = seen.unchecked
         assert reason == "which TensorRT Triton 25.08 holds is not confirmed: plans are not compared with it"
+
+    def test_is_said_of_a_model_that_was_written_by_hand(self, tmp_path):
+        (tmp_path / "hand" / "1").mkdir(parents=True)
+        (tmp_path / "hand" / "1" / "model.plan").write_bytes(plan_with_filler())
+        (tmp_path / "hand" / "config.pbtxt").write_text(BY_HAND)
+        seen = examine(tmp_path, Target(release=find_release("25.10"), driver="580.65.06"))
+        assert seen.findings == ()
+        assert seen.unchecked == (
+            "hand/1/model.plan: no manifest describes this content, its batches are not compared",
+            "hand/1: no model.onnx is beside the plans, inputs and outputs are not compared",
+        )
 
     def test_is_said_of_a_plan_whose_layout_is_not_known(self, on_plans):
         replace_plan(on_plans, T4_PLAN, plan_with_filler(layout=7))
