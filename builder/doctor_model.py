@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from builder.errors import RepositoryError
+from builder.errors import RepositoryError, SpecError
 from builder.gpus import GpuTarget, known_gpus, mig_slices
 from builder.manifest import MANIFEST, read_manifest, record_of
 from builder.plans import PlanRecord
+from builder.releases import parts
 
 if TYPE_CHECKING:
     from builder.doctor_findings import Target
@@ -255,12 +256,17 @@ def _read_version(path: Path, number: int) -> VersionFolder:
 
 
 def _records(build: Mapping[str, Any]) -> tuple[PlanRecord, ...]:
-    """The manifest's plans; one that lacks something is left out."""
+    """The manifest's plans; one that lacks something, or has what cannot be, is left out."""
     records = []
     plans: Sequence[Any] = build["plans"] if isinstance(build.get("plans"), list) else ()
     for each in plans:
         try:
-            records.append(PlanRecord.from_json(each))
-        except (KeyError, TypeError, ValueError, AttributeError):
+            record = PlanRecord.from_json(each)
+            for version in (record.version, record.compute_capability):
+                parts(version)
+        except (KeyError, TypeError, ValueError, AttributeError, SpecError):
             continue
+        texts = (record.file, record.graph_sha256, record.hardware_compatibility, record.triton or "")
+        if all(isinstance(text, str) for text in texts):
+            records.append(record)
     return tuple(records)

@@ -17,6 +17,8 @@ IMAGE = "nvcr.io/nvidia/tritonserver"
 
 _NAME = re.compile(r"\d\d\.(0[1-9]|1[0-2])")
 _VERSION = re.compile(r"\d+(\.\d+){0,3}")
+# TensorRT's wheels call themselves 10.14.1.48.post1, its images 10.13.3.9+cuda13.0.
+_SUFFIX = re.compile(r"(?:\.post\d+)?(?:[+-].*)?$")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,14 +75,15 @@ class TritonRelease:
 
 
 def parts(version: str) -> tuple[int, ...]:
-    """A version's numbers: (580, 65, 6) of ``580.65.06``.
+    """A version's numbers: (580, 65, 6) of ``580.65.06``; of a wheel's or an image's own suffix nothing is kept.
 
     Raises:
         SpecError: it is no version.
     """
-    if not _is_version(version):
+    numbers = _SUFFIX.sub("", version) if isinstance(version, str) else None
+    if numbers is None or not _is_version(numbers):
         raise SpecError(f"expected a version such as 580.65.06, got {version!r}")
-    return tuple(int(part) for part in version.split("."))
+    return tuple(int(part) for part in numbers.split("."))
 
 
 def same_version(one: str, other: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ from builder.doctor_findings import Severity, Target
 from builder.engine import HardwareCompatibility
 from builder.errors import RepositoryError, SpecError
 from builder.gpus import find_gpu, known_gpus
+from builder.plans import PlanRecord
 from builder.releases import find_release
 from builder.serving import ServingSettings
 from tests.plans import compiled_plan, plan_with_filler, ultralytics_metadata
@@ -49,6 +51,15 @@ model_warmup [{
   name: "one" inputs { key: "images" value { data_type: TYPE_FP32 dims: [1, 3, 32, 32] zero_data: true } }
 }]
 """
+RECORD_FIELDS = [each.name for each in dataclasses.fields(PlanRecord)]
+RECORD_CHECKS = ("plan-capability", "plan-version", "batch-plan")
+ODD_VALUES = st.one_of(
+    st.none(),
+    st.integers(),
+    st.text(max_size=8),
+    st.lists(st.integers(0, 9), max_size=3),
+    st.sampled_from(["8.9", "25.11", "10.14.1.48.post1", "ampere_plus", [{"batch_max": "4"}], [{"batch_max": 2}], {}]),
+)
 
 
 @pytest.fixture(scope="module")
@@ -688,7 +699,7 @@ class TestWhatIsNotChecked:
 
 class TestDamage:
     @given(data=st.data())
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=100, deadline=None)
     def test_of_any_kind_is_never_a_traceback(self, published, data):
         with tempfile.TemporaryDirectory() as folder:
             repository = shutil.copytree(published["plans"], Path(folder) / "repository")
@@ -700,6 +711,16 @@ class TestDamage:
             path.write_bytes(content[:start] + data.draw(st.binary(max_size=40)) + content[end:])
             damaged = path.read_bytes() != content
             assert bool(diagnose(repository)) == damaged
+
+    @given(field=st.sampled_from(RECORD_FIELDS), value=ODD_VALUES)
+    @settings(max_examples=60, deadline=None)
+    def test_of_a_plans_record_is_never_a_traceback(self, published, field, value):
+        with tempfile.TemporaryDirectory() as folder:
+            repository = shutil.copytree(published["plans"], Path(folder) / "repository")
+            with edited_build(repository / "shapes" / "1") as build:
+                build["plans"][0][field] = value
+            findings = diagnose(repository)
+            assert all(each.severity is WARNING or each.check in RECORD_CHECKS for each in findings)
 
 
 class TestBadRequest:

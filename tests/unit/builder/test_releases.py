@@ -105,6 +105,17 @@ class TestVersions:
         assert not same_version("8.6.1.2", "8.6.1.6")
         assert not same_version("11.3", "11.30")
 
+    @pytest.mark.parametrize(
+        "version", ["10.14.1.48", "10.14.1.48.post1", "10.14.1.48+cuda13.0", "10.14.1.48-1+cuda13.0"]
+    )
+    def test_of_wheels_and_images_are_numbers_too(self, version):
+        assert parts(version) == (10, 14, 1, 48)
+
+    @pytest.mark.parametrize("version", ["", "post1", "10.", "10.14rc1", "1.2.3.4.5", None])
+    def test_that_are_none_are_refused(self, version):
+        with pytest.raises(SpecError, match="expected a version such as"):
+            parts(version)
+
     def test_a_plan_runs_in_the_tensorrt_that_built_it_alone(self):
         release = find_release("25.10")
         assert release.runs_plan_of("10.13.3.9") is True
