@@ -9,11 +9,8 @@ compiles without a GPU and says what its engine will take, activations and the s
 from __future__ import annotations
 
 import dataclasses
-import logging
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,40 +169,14 @@ def _in_tensorrt_rtx(family: str, batch: int, graph: OnnxModel) -> Iterator[Row]
     estimate = graph_cost(graph.path).activation_bytes(batch)
     profile = Profile(batch_min=1, batch_opt=batch, batch_max=batch)
     for capability in COMPUTE_CAPABILITIES:
-        with _engine_memory() as told:
-            (check,) = check_compiles(graph, [capability], [profile])
-        if check.outcome is Outcome.COMPILED and told:
+        (check,) = check_compiles(graph, [capability], [profile])
+        if check.outcome is Outcome.COMPILED and check.activation_bytes is not None:
             yield Row(
                 family=family,
                 precision=Precision.FP16,
                 batch=batch,
                 what=f"TensorRT-RTX's engine, SM {capability}",
                 estimated_bytes=estimate,
-                measured_bytes=told[-1],
+                measured_bytes=check.activation_bytes,
                 target=False,
             )
-
-
-@contextmanager
-def _engine_memory() -> Iterator[list[int]]:
-    """The bytes of activations that TensorRT's log tells of meanwhile."""
-    from builder.engine import LOG
-
-    told: list[int] = []
-
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            found = re.search(r"Total Activation Memory: (\d+) bytes", record.getMessage())
-            if found:
-                told.append(int(found[1]))
-
-    handler, level, propagate = Handler(), LOG.level, LOG.propagate
-    LOG.addHandler(handler)
-    LOG.setLevel(logging.INFO)
-    LOG.propagate = False
-    try:
-        yield told
-    finally:
-        LOG.removeHandler(handler)
-        LOG.setLevel(level)
-        LOG.propagate = propagate

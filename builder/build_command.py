@@ -156,7 +156,16 @@ def _gpu_lines(done: Build, serving: GpuServing) -> list[str]:
     if check.warning:
         lines.append(f"warning: {check.warning}")
     else:
-        lines.append(f"{name}: TensorRT-RTX {check.version} compiles the graph for SM {check.compute_capability}")
+        takes = ""
+        if check.activation_bytes is not None:
+            estimate = sizing.budget.activation_bytes
+            takes = (
+                f", its engine takes {check.activation_bytes / 1e6:.0f} MB of activations and scratch at that batch "
+                f"({estimate / 1e6:.0f} MB of activations estimated)"
+            )
+        lines.append(
+            f"{name}: TensorRT-RTX {check.version} compiles the graph for SM {check.compute_capability}{takes}"
+        )
     return lines + [f"warning: {warning}" for warning in sizing.warnings]
 
 
@@ -182,10 +191,12 @@ def _plan_lines(done: Build) -> list[str]:
 def _docker_run(done: Build, gpu: str) -> str:
     """The command that builds the plan on the target, in the TensorRT of the release that will serve it."""
     repository = shlex.quote(str(done.spec.repository.absolute()))
+    # As this user, whose the repository is; plans and timings stay in the user's cache.
+    who = '--user "$(id -u):$(id -g)" -e HOME=/tmp -e XDG_CACHE_HOME=/cache -v "$HOME/.cache":/cache'
     return (
-        f'docker run --rm --gpus all -v {repository}:/models -v "$PWD":/project:ro -v yolo-triton-cache:/cache '
-        f"{done.release.image} sh /project/deploy/build_plan.sh --repository /models --model {done.spec.model_name} "
-        f"--gpu {gpu} --triton {done.release.name} --cache /cache"
+        f'docker run --rm --gpus all {who} -v {repository}:/models -v "$PWD":/project:ro {done.release.image} '
+        f"sh /project/deploy/build_plan.sh --repository /models --model {done.spec.model_name} --gpu {gpu} "
+        f"--triton {done.release.name}"
     )
 
 

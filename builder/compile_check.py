@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from builder.engine_callbacks import Progress
 
 
+_ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+) bytes")
+
+
 class Outcome(enum.StrEnum):
     """How a compile check ended."""
 
@@ -59,6 +63,9 @@ class CompileCheck:
     seconds: float = 0.0
     """The process's start included."""
     plan_bytes: int = 0
+    activation_bytes: int | None = None
+    """What the compiled engine takes for activations and scratch, as the compiler's log says; None where it does not.
+    TensorRT's own engine may take more or less."""
     version: str = ""
     """TensorRT-RTX's; empty where it could not be loaded."""
 
@@ -141,6 +148,7 @@ def _check_one(request: dict[str, Any], capability: str, progress: Progress) -> 
         message=result.get("message", ""),
         seconds=time.perf_counter() - start,
         plan_bytes=result.get("plan_bytes", 0),
+        activation_bytes=result.get("activation_bytes"),
         version=result.get("version", ""),
     )
 
@@ -188,6 +196,8 @@ def _main(request: dict[str, Any]) -> None:
         print(json.dumps(event), flush=True)
 
     def log(level: int, text: str) -> None:
+        if found := _ACTIVATIONS.search(text):
+            tell(activation_bytes=int(found[1]))
         if level >= request["level"]:
             tell(log=[level, text])
 

@@ -227,4 +227,4 @@ def _manifest(
 
 
 def _check_to_json(check: CompileCheck) -> dict[str, Any]:
-    return {name: getattr(check, name) for name in ("outcome", "message", "version")}
+    return {name: getattr(check, name) for name in ("outcome", "message", "version", "activation_bytes")}

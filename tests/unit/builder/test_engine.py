@@ -79,6 +79,9 @@ def test_fp16_graphs_compile_for_turing_ampere_ada_and_blackwell(family: str, tm
     for check in checks:
         assert check.warning is None
         assert check.plan_bytes > 2 * network.parameters
+        # One image of 160 px at 16 channels in FP16 is the least that any of them keeps, the batch is 8.
+        assert check.activation_bytes is not None
+        assert check.activation_bytes > 8 * 80 * 80 * 16 * 2
         assert check.version
         assert check.to_json()["outcome"] == "compiled"
 
