@@ -38,7 +38,7 @@ class ServingSettings:
         """Check the bounds.
 
         Raises:
-            SpecError: a number is out of bounds, or the queue is smaller than one batch.
+            SpecError: a number is out of bounds, the queue is smaller than one batch, or no request would be answered.
         """
         for each in dataclasses.fields(self):
             value, lowest = getattr(self, each.name), 0 if each.name in _MAY_BE_ZERO else 1
@@ -48,6 +48,11 @@ class ServingSettings:
             raise SpecError(
                 f"max_queue_size: expected at least max_batch ({self.max_batch}), got {self.max_queue_size}; "
                 f"a shorter queue never fills a batch"
+            )
+        if self.queue_timeout_ms and self.max_queue_delay_us >= self.queue_timeout_ms * 1000:
+            raise SpecError(
+                f"max_queue_delay_us: expected less than queue_timeout_ms ({self.queue_timeout_ms}), got "
+                f"{self.max_queue_delay_us} us; a request that waits that long for company is refused"
             )
 
     @property

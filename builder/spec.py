@@ -78,9 +78,9 @@ class BuildSpec(BaseModel):
     instances: Annotated[int, Field(ge=1, le=16)] | None = None
     """Model instances on each GPU."""
     max_queue_delay_us: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
-    max_queue_size: Annotated[int, Field(ge=0)] | None = None
+    max_queue_size: Annotated[int, Field(ge=0, le=(1 << 32) - 1)] | None = None
     """0 is no bound."""
-    queue_timeout_ms: Annotated[int, Field(ge=0)] | None = None
+    queue_timeout_ms: Annotated[int, Field(ge=0, le=24 * 3600 * 1000)] | None = None
     """0 is no limit."""
     priority_levels: Annotated[int, Field(ge=0, le=16)] = 0
     """Requests may name a level from 1, the most urgent, to this; 0 is one queue for all."""

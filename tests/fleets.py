@@ -33,7 +33,7 @@ def build_flags(draw: st.DrawFn) -> dict[str, Any]:
         "instances": st.integers(1, 4) | st.integers(1, 16),
         "max_queue_delay_us": st.integers(0, 1_000_000),
         "max_queue_size": st.just(0) | st.integers(256, (1 << 32) - 1) | st.integers(0, 300),
-        "queue_timeout_ms": st.just(0) | st.integers(0, 1 << 40),
+        "queue_timeout_ms": st.just(0) | st.integers(1, 10_000) | st.integers(0, 24 * 3600 * 1000),
         "priority_levels": st.integers(0, 16),
         "head": st.sampled_from(Head),
         "cpu_precision": st.sampled_from(CpuPrecision),

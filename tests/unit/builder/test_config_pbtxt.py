@@ -229,6 +229,7 @@ def test_a_variable_image_size_is_refused():
         ("max_queue_size", 7),
         ("queue_timeout_ms", -1),
         ("priority_levels", -1),
+        ("max_queue_delay_us", 1_000_000),
         ("max_batch", True),
         ("max_batch", None),
     ],

@@ -83,6 +83,7 @@ def check_scheduling(config: Any, serving: ServingSettings, spec: BuildSpec) -> 
         assert policy.default_timeout_microseconds == spec.queue_timeout_ms * 1000
     assert policy.allow_timeout_override == bool(policy.default_timeout_microseconds)
     if policy.default_timeout_microseconds:
+        assert batching.max_queue_delay_microseconds < policy.default_timeout_microseconds
         assert policy.timeout_action == pb.ModelQueuePolicy.REJECT
     warmed = [sample.batch_size for sample in config.model_warmup]
     assert len({sample.name for sample in config.model_warmup}) == len(warmed)

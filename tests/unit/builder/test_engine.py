@@ -314,5 +314,6 @@ def test_checks_become_json(relu: OnnxModel) -> None:
         "message": "no",
         "seconds": 1.23,
         "plan_bytes": 0,
+        "activation_bytes": None,
         "version": "1.7",
     }
