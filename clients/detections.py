@@ -18,6 +18,8 @@ from clients.letterbox import Letterbox
 if TYPE_CHECKING:
     import supervision
 
+    from clients.coco import CategoryIds
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Detection:
@@ -135,11 +137,21 @@ class Detections:
             {
                 "class": self.names[class_id],
                 "class_id": class_id,
-                "confidence": _shortest(confidence),
-                "xyxy": [_shortest(side) for side in box],
+                "confidence": shortest(confidence),
+                "xyxy": [shortest(side) for side in box],
             }
             for box, confidence, class_id in zip(self.xyxy, self.confidence, self.class_id.tolist(), strict=True)
         ]
+
+    def to_coco(self, image_id: int, category_ids: CategoryIds | None = None) -> list[dict[str, Any]]:
+        """One COCO result per detection, ready for JSON: image_id, category_id, bbox as x y width height, score.
+
+        ``category_ids`` are the data set's categories by class name, or in the order of the class numbers, which stand
+        for themselves without it. Raises ValueError for a class that was found and has no category.
+        """
+        from clients.coco import coco_results
+
+        return coco_results(self, image_id, category_ids)
 
     def to_supervision(self) -> supervision.Detections:
         """The same as ``supervision.Detections``, for its annotators, trackers and zones."""
@@ -153,5 +165,6 @@ class Detections:
         )
 
 
-def _shortest(value: np.float32) -> float:
+def shortest(value: np.float32) -> float:
+    """The shortest decimal that gives the same float32 back."""
     return float(str(value))
