@@ -15,6 +15,9 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[builder,server,dev]'
+	@# Not in site-packages, where they would pass for TensorRT.
+	rm -rf $(VENV)/stubs
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/stubs --constraint constraints.txt tensorrt-stubs
 	@touch $(READY)
 
 demo: $(READY)
@@ -31,6 +34,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tests/typing/tensorrt_stubs.py $(VENV)/stubs
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache *.egg-info
