@@ -11,7 +11,8 @@ from __future__ import annotations
 import enum
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias
@@ -108,12 +109,25 @@ def read_pixels(source: ImageSource) -> Pixels:
         case np.ndarray():
             return Pixels(_bgr_from_array(source), ChannelOrder.BGR)
         case bytes() | bytearray() | memoryview():
-            return _read_encoded(io.BytesIO(source), f"encoded image of {memoryview(source).nbytes} bytes")
+            return _read_encoded(io.BytesIO(source), _name_of(source))
         case str() | os.PathLike():
             return _read_file(Path(source))
     raise ImageError(
         f"cannot read an image from {type(source).__name__}: give a path, encoded bytes, or a BGR uint8 array"
     )
+
+
+def encoded_size(encoded: bytes | bytearray | memoryview) -> tuple[int, int]:
+    """Height and width of an encoded image as its header has them: not turned upright, and nothing is decoded.
+
+    Raises ImageError for what has no header of an image of at most MAX_PIXELS pixels.
+    """
+    with _opened(io.BytesIO(encoded), _name_of(encoded)) as image:
+        return image.height, image.width
+
+
+def _name_of(encoded: bytes | bytearray | memoryview) -> str:
+    return f"encoded image of {memoryview(encoded).nbytes} bytes"
 
 
 def _bgr_from_array(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -155,7 +169,14 @@ def _read_file(path: Path) -> Pixels:
 
 
 def _read_encoded(file: IO[bytes], name: str) -> Pixels:
-    """Decode with the one decoder that the first bytes name; ``name`` opens every message."""
+    with _opened(file, name) as image:
+        image.load()
+        return Pixels(_upright(_rgb(image, name), _orientation(image)), ChannelOrder.RGB)
+
+
+@contextmanager
+def _opened(file: IO[bytes], name: str) -> Iterator[ImageFile]:
+    """The image with its header read, by the one decoder that the first bytes name; ``name`` opens every message."""
     head = file.read(12)
     file.seek(0)
     if not head:
@@ -172,8 +193,7 @@ def _read_encoded(file: IO[bytes], name: str) -> Pixels:
                     f"{name}: {image.width}x{image.height} pixels are more than the limit of "
                     f"{MAX_PIXELS // 1_000_000} megapixels: scale the image down or cut it into tiles"
                 )
-            image.load()
-            return Pixels(_upright(_rgb(image, name), _orientation(image)), ChannelOrder.RGB)
+            yield image
     except ImageError:
         raise
     except MemoryError as error:
