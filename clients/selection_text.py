@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from clients.selection import Selection
@@ -76,4 +77,9 @@ def _shown(value: Any) -> str:
     return json.dumps(value)[:60]
 
 
-_READ = {"classes": _classes, "confidence": _number, "region_xyxy": _region, "maximum": _whole}
+_READ: Mapping[str, Callable[[str, Any], Any]] = {
+    "classes": _classes,
+    "confidence": _number,
+    "region_xyxy": _region,
+    "maximum": _whole,
+}
