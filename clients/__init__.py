@@ -5,10 +5,12 @@
 ...     detections = detector.detect("street.jpg")
 """
 
+from clients.async_detector import AsyncDetector
 from clients.detections import Detection, Detections
 from clients.detector import Detector
 from clients.draw import draw
 from clients.errors import (
+    AccessDeniedError,
     AddressError,
     ClientError,
     ContractError,
@@ -17,15 +19,24 @@ from clients.errors import (
     InferenceError,
     ModelNotFoundError,
     ModelNotReadyError,
+    OptionsError,
+    QueueFullError,
     ServerUnavailableError,
+    TlsError,
 )
 from clients.images import ChannelOrder, Pixels, read_image
 from clients.letterbox import Letterbox, letterbox
+from clients.options import Compression, ConnectionOptions
+from clients.retry import RetryPolicy
 
 __all__ = [
+    "AccessDeniedError",
     "AddressError",
+    "AsyncDetector",
     "ChannelOrder",
     "ClientError",
+    "Compression",
+    "ConnectionOptions",
     "ContractError",
     "DeadlineExceededError",
     "Detection",
@@ -36,8 +47,12 @@ __all__ = [
     "Letterbox",
     "ModelNotFoundError",
     "ModelNotReadyError",
+    "OptionsError",
     "Pixels",
+    "QueueFullError",
+    "RetryPolicy",
     "ServerUnavailableError",
+    "TlsError",
     "draw",
     "letterbox",
     "read_image",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -28,6 +29,8 @@ class Batch:
     images_BHWC: NDArray[np.uint8]
     """uint8 [B, H, W, 3], RGB, letterboxed, contiguous: the very bytes of the request."""
     letterboxes: tuple[Letterbox, ...]
+    priority: int = 0
+    """From 1, the most urgent, to the model's number of levels; 0: the model's default."""
 
     def detections(self, rows_BN6: NDArray[np.float32], confidence: float) -> list[Detections]:
         """Read the server's answer, float32 [B, N, 6]: one Detections per image, in that image's own pixels."""
@@ -43,37 +46,96 @@ class Batch:
         ]
 
 
-def batch_of_one(source: ImageSource, contract: Contract) -> Batch:
-    """One image as a request; raises ImageError."""
-    images_BHWC = _empty(1, contract)
-    return Batch(
-        contract=contract, images_BHWC=images_BHWC, letterboxes=(_place(source, images_BHWC[0], contract.size_hw),)
-    )
+class InputPool:
+    """Input arrays that are used again, so that pictures cost no memory after the first; safe between threads.
+
+    It holds as many as were ever out at a time.
+    """
+
+    def __init__(self, contract: Contract) -> None:
+        self._contract = contract
+        self._lock = threading.Lock()
+        self._free: dict[int, list[NDArray[np.uint8]]] = {}
+
+    def take(self, count: int) -> NDArray[np.uint8]:
+        """Room for so many images, uint8 [count, H, W, 3], with any content."""
+        capacity = self._capacity(count)
+        with self._lock:
+            free = self._free.setdefault(capacity, [])
+            images_BHWC = free.pop() if free else None
+        if images_BHWC is None:
+            images_BHWC = np.empty((capacity, *self._contract.size_hw, 3), np.uint8)
+        return images_BHWC[:count]
+
+    def give_back(self, images_BHWC: NDArray[np.uint8]) -> None:
+        """Let others use what ``take`` gave, whose content must not matter to anybody any more."""
+        whole = images_BHWC if images_BHWC.base is None else images_BHWC.base
+        assert isinstance(whole, np.ndarray)
+        with self._lock:
+            self._free[len(whole)].append(whole)
+
+    def _capacity(self, count: int) -> int:
+        # Two sizes: a pool for each number of images would hold an array of each.
+        return 1 if count == 1 else self._contract.max_batch_size
 
 
-def batches(sources: Iterable[ImageSource], contract: Contract) -> Iterator[Batch]:
+def batch_of_one(
+    source: ImageSource,
+    contract: Contract,
+    pool: InputPool | None = None,
+    *,
+    priority: int = 0,
+    index: int | None = None,
+) -> Batch:
+    """One image as a request, in an array of ``pool`` where one is given.
+
+    Raises ImageError, which names the image by ``index`` where one is given.
+    """
+    return _batch([source], contract, pool or InputPool(contract), priority, index)
+
+
+def batches(
+    sources: Iterable[ImageSource], contract: Contract, pool: InputPool | None = None, *, priority: int = 0
+) -> Iterator[Batch]:
     """Images as requests of at most ``contract.max_batch_size``, in order, each read only when its request is made.
 
     At most one picture is held at its full size. Raises ImageError with the failing image's index.
     """
+    check_several(sources)
+    pool = pool or InputPool(contract)
+    numbered = iter(sources)
+    first = 0
+    while chunk := list(itertools.islice(numbered, contract.max_batch_size)):
+        yield _batch(chunk, contract, pool, priority, first)
+        first += len(chunk)
+
+
+def check_several(sources: object) -> None:
+    """Raise ImageError for one image where several are expected."""
     if isinstance(sources, str | os.PathLike | bytes | bytearray | memoryview | Pixels) or (
         isinstance(sources, np.ndarray) and sources.ndim < 4
     ):
         raise ImageError(f"expected several images, got one {type(sources).__name__}: put it in a list, or use detect")
-    numbered = enumerate(sources)
-    while chunk := list(itertools.islice(numbered, contract.max_batch_size)):
-        images_BHWC = _empty(len(chunk), contract)
-        letterboxes = []
-        for (index, source), out_HWC in zip(chunk, images_BHWC, strict=True):
+
+
+def _batch(
+    sources: list[ImageSource], contract: Contract, pool: InputPool, priority: int, first: int | None = None
+) -> Batch:
+    """``first`` is the index of the first image, where errors are to name one."""
+    images_BHWC = pool.take(len(sources))
+    letterboxes = []
+    try:
+        for index, (source, out_HWC) in enumerate(zip(sources, images_BHWC, strict=True)):
             try:
                 letterboxes.append(_place(source, out_HWC, contract.size_hw))
             except ImageError as error:
-                raise ImageError(f"image {index}: {error}") from error
-        yield Batch(contract=contract, images_BHWC=images_BHWC, letterboxes=tuple(letterboxes))
-
-
-def _empty(count: int, contract: Contract) -> NDArray[np.uint8]:
-    return np.empty((count, *contract.size_hw, 3), np.uint8)
+                if first is None:
+                    raise
+                raise ImageError(f"image {first + index}: {error}") from error
+    except BaseException:
+        pool.give_back(images_BHWC)
+        raise
+    return Batch(contract=contract, images_BHWC=images_BHWC, letterboxes=tuple(letterboxes), priority=priority)
 
 
 def _place(source: ImageSource, out_HWC: NDArray[np.uint8], size_hw: tuple[int, int]) -> Letterbox:

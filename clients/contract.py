@@ -31,6 +31,20 @@ class Contract:
     max_batch_size: int
     max_detections: int
     """Rows per image, N."""
+    instances: int = 1
+    """How many batches the server computes side by side, as far as its configuration tells."""
+    max_queue_size: int = 0
+    """How many requests the server lets wait; 0: as many as come."""
+
+    @property
+    def saturating_requests(self) -> int:
+        """Requests of one image in flight that keep the server's batcher full, and that its queue has room for.
+
+        2 x max_batch x instances (Triton's user guide, optimization): one batch computed, and the next one waiting.
+        """
+        computed = self.max_batch_size * self.instances
+        waiting = min(computed, self.max_queue_size) if self.max_queue_size else computed
+        return computed + waiting
 
 
 def contract_from_config(config: Mapping[str, Any], *, model: str, version: str = "") -> Contract:
@@ -65,6 +79,8 @@ def contract_from_config(config: Mapping[str, Any], *, model: str, version: str 
         names=_names(parameters.get("names", ""), refuse),
         max_batch_size=max_batch_size,
         max_detections=rows,
+        instances=_instances(config),
+        max_queue_size=_max_queue_size(config),
     )
 
 
@@ -98,6 +114,19 @@ def _tensor(
             f"has {what} {name} of shape {dims}, expected {rank} fixed dimensions: build it with a fixed --imgsz"
         )
     return dims
+
+
+def _instances(config: Mapping[str, Any]) -> int:
+    # Triton counts instances per listed GPU, and fills in all GPUs where none is listed.
+    groups = config.get("instance_group", [])
+    return max(1, sum(int(group.get("count", 1)) * max(1, len(group.get("gpus", []))) for group in groups))
+
+
+def _max_queue_size(config: Mapping[str, Any]) -> int:
+    batching = config.get("dynamic_batching", {})
+    levels = [batching.get("default_queue_policy", {}), *batching.get("priority_queue_policy", {}).values()]
+    sizes = [size for level in levels if (size := int(level.get("max_queue_size", 0)))]
+    return min(sizes, default=0)
 
 
 def _names(text: str, refuse: _Refusal) -> tuple[str, ...]:

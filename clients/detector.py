@@ -2,50 +2,47 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from clients.batches import batch_of_one, batches
-from clients.contract import contract_from_config
 from clients.detections import Detections
-from clients.images import ImageSource, load_decoders
-from clients.transport import connect
+from clients.images import ImageSource
+from clients.many import Results
+from clients.options import DEFAULT_OPTIONS, ConnectionOptions
+from clients.session import DEFAULT_CONFIDENCE, DEFAULT_TIMEOUT_S, Session
+from clients.transport import Cancellation, connect
 
-CONNECT_TIMEOUT_S = 5.0
-"""For reading the contract, which a healthy server answers at once however long inference takes."""
-DEFAULT_CONFIDENCE = 0.25
-DEFAULT_TIMEOUT_S = 30.0
+__all__ = ["DEFAULT_CONFIDENCE", "DEFAULT_TIMEOUT_S", "Detector"]
 
 
 class Detector:
     """One model on one server: images in, boxes in the images' own pixels out.
 
-    ``url`` is ``grpc://host:port`` or ``http://host:port``. The size, the class names and the largest batch are read
-    from the server when the detector is made, so an address without a server, a missing model, or one of another
-    contract raises there; see ``clients.errors``. ``timeout_s`` is the time allowed for each request that is sent.
+    ``url`` is ``grpc://host:port`` or ``http://host:port``, with TLS ``grpcs://`` or ``https://``; ``options`` say what
+    such a connection trusts and sends. The size, the class names and the largest batch are read from the server when
+    the detector is made, so an address without a server, a missing model, or one of another contract raises there; see
+    ``clients.errors``. ``timeout_s`` is the time allowed for each request, with what is sent again when the server did
+    not take it (``clients.retry``).
 
     One detector may be shared by several threads, whose requests then run side by side and share the server's batches.
     Close it, or use it in a ``with`` statement, when no thread uses it any more.
     """
 
-    def __init__(self, url: str, model: str, *, version: str | int = "", timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        version: str | int = "",
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        options: ConnectionOptions = DEFAULT_OPTIONS,
+    ) -> None:
         """Connect and read the model's contract; an empty ``version`` leaves the choice to the server."""
-        version = str(version)
-        if not model:
-            raise ValueError("expected the name of a model, got an empty one")
-        if version and not (version.isascii() and version.isdigit() and int(version) > 0):
-            raise ValueError(f"expected a model's version as a whole number from 1, got {version!r}")
-        if not (timeout_s > 0 and math.isfinite(timeout_s)):
-            raise ValueError(f"expected timeout_s in seconds above 0, got {timeout_s}")
-        self._timeout_s = timeout_s
-        # Here, so that the first picture takes no longer than those after it.
-        load_decoders()
-        self._transport = connect(url)
+        self._session = Session(model, version=version, timeout_s=timeout_s, options=options)
+        self._transport = connect(url, options)
         try:
-            config = self._transport.model_config(model, version, min(timeout_s, CONNECT_TIMEOUT_S))
-            self._contract = contract_from_config(config, model=model, version=version)
+            self._transport.run(self._session.open(self._transport.dialect))
         except BaseException:
             self._transport.close()
             raise
@@ -53,39 +50,67 @@ class Detector:
     @property
     def model(self) -> str:
         """The model's name on the server."""
-        return self._contract.model
+        return self._session.contract.model
 
     @property
     def names(self) -> tuple[str, ...]:
         """The class names in the order of their numbers."""
-        return self._contract.names
+        return self._session.contract.names
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the model's input in pixels; images of any size are fitted into it."""
-        return self._contract.size_hw
+        return self._session.contract.size_hw
 
     @property
     def max_batch_size(self) -> int:
         """The most images that go into one request."""
-        return self._contract.max_batch_size
+        return self._session.contract.max_batch_size
 
-    def detect(self, image: ImageSource, confidence: float = DEFAULT_CONFIDENCE) -> Detections:
-        """Find objects of at least ``confidence`` in one image: a path, encoded bytes, or a BGR uint8 array."""
-        _check_confidence(confidence)
-        batch = batch_of_one(image, self._contract)
-        return batch.detections(self._transport.infer(batch, self._timeout_s), confidence)[0]
+    def is_ready(self) -> bool:
+        """Whether the server can be reached and would take a request for the model now; it never waits for long.
 
-    def detect_batch(self, images: Iterable[ImageSource], confidence: float = DEFAULT_CONFIDENCE) -> list[Detections]:
+        Raises TlsError and AccessDeniedError, which waiting does not heal.
+        """
+        return self._transport.run(self._session.is_ready(self._transport.dialect))
+
+    def detect(self, image: ImageSource, confidence: float = DEFAULT_CONFIDENCE, *, priority: int = 0) -> Detections:
+        """Find objects of at least ``confidence`` in one image: a path, encoded bytes, or a BGR uint8 array.
+
+        ``priority`` counts from 1, the most urgent, to the model's number of levels; 0 is the model's default.
+        """
+        return self._transport.run(self._session.detect(self._transport.dialect, image, confidence, priority))
+
+    def detect_batch(
+        self, images: Iterable[ImageSource], confidence: float = DEFAULT_CONFIDENCE, *, priority: int = 0
+    ) -> list[Detections]:
         """Find objects in several images, in their order, with as few requests as ``max_batch_size`` allows.
 
         An ImageError names the index of the image that cannot be read.
         """
-        _check_confidence(confidence)
-        results: list[Detections] = []
-        for batch in batches(images, self._contract):
-            results += batch.detections(self._transport.infer(batch, self._timeout_s), confidence)
-        return results
+        return self._transport.run(self._session.detect_batch(self._transport.dialect, images, confidence, priority))
+
+    def detect_many(
+        self,
+        images: Iterable[ImageSource],
+        confidence: float = DEFAULT_CONFIDENCE,
+        *,
+        in_flight: int | None = None,
+        priority: int = 0,
+    ) -> Results[ImageSource, Detections]:
+        """Find objects in any number of images, each a request of its own, and give the results in their order.
+
+        ``in_flight`` requests run side by side; by default as many as keep the server's batcher full. ``images`` is
+        read as results are asked for, so it may be endless. Where an image failed, ``next`` raises its error, and the
+        ``next`` after it goes on; see :class:`clients.many.Results`.
+        """
+
+        def detect(image: ImageSource, index: int, cancellation: Cancellation) -> Detections:
+            steps = self._session.detect(self._transport.dialect, image, confidence, priority, index)
+            return self._transport.run(steps, cancellation)
+
+        self._session.check(confidence, priority)
+        return Results(detect, images, self._session.in_flight(in_flight))
 
     def close(self) -> None:
         """Close the connection."""
@@ -98,8 +123,3 @@ class Detector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _check_confidence(confidence: float) -> None:
-    if not 0 <= confidence <= 1:
-        raise ValueError(f"expected a confidence from 0 to 1, got {confidence}")

@@ -8,6 +8,8 @@ Legend: H height, W width, C three channels, N boxes, 4 = x1 y1 x2 y2.
 
 from __future__ import annotations
 
+import math
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,8 @@ from clients.images import ChannelOrder
 
 GREY = 114
 """What surrounds the picture, as in training."""
+
+_scratch = threading.local()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +81,7 @@ def letterbox(
 
     ``image_HWC`` is uint8 [H, W, 3] with its channels in ``order``. ``out``, uint8 [H, W, 3] of ``size_hw``, is written
     in place when given (a slice of a batch, say), which saves copying the pixels again; otherwise a new array is made.
+    Nothing else of a picture's size is allocated after a thread's first picture.
     """
     import cv2
 
@@ -102,9 +107,20 @@ def letterbox(
         cv2.cvtColor(image_HWC, cv2.COLOR_BGR2RGB, dst=target_HWC)
     elif image_HWC.size > target_HWC.size:
         # Channels are resized one by one, so their order does not matter to the result: swap on the smaller side.
-        resized_HWC = cv2.resize(image_HWC, (width, height), interpolation=cv2.INTER_LINEAR)
+        resized_HWC = _scratch_like(target_HWC.shape)
+        cv2.resize(image_HWC, (width, height), dst=resized_HWC, interpolation=cv2.INTER_LINEAR)
         cv2.cvtColor(resized_HWC, cv2.COLOR_BGR2RGB, dst=target_HWC)
     else:
-        image_RGB = cv2.cvtColor(image_HWC, cv2.COLOR_BGR2RGB)
+        image_RGB = _scratch_like(image_HWC.shape)
+        cv2.cvtColor(image_HWC, cv2.COLOR_BGR2RGB, dst=image_RGB)
         cv2.resize(image_RGB, (width, height), dst=target_HWC, interpolation=cv2.INTER_LINEAR)
     return input_HWC, box
+
+
+def _scratch_like(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Room for a picture no larger than the input, kept by the thread for its next one."""
+    size = math.prod(shape)
+    kept: NDArray[np.uint8] | None = getattr(_scratch, "pixels", None)
+    if kept is None or kept.size < size:
+        kept = _scratch.pixels = np.empty(size, np.uint8)
+    return kept[:size].reshape(shape)

@@ -1,164 +1,223 @@
-"""The connection to a Triton server: what a detector needs of one, chosen by the address's scheme."""
+"""The connection to a Triton server: a dialect, which knows what to say, and a wire, which carries it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.address import Address, address_from
 from clients.batches import Batch
-from clients.errors import (
-    AddressError,
-    ClientError,
-    DeadlineExceededError,
-    InferenceError,
-    ModelNotFoundError,
-    ModelNotReadyError,
-    ServerUnavailableError,
-    one_line,
-)
+from clients.errors import OptionsError
+from clients.options import DEFAULT_OPTIONS, ConnectionOptions
+from clients.steps import GrpcCall, HttpCall, Pause, Steps, Work
 
-START_HINT = "start one with: python -m builder serve, or give the address of one that runs (url, --url)"
-SIDE_CALL_TIMEOUT_S = 3.0
-"""For the questions that only make an error's message better."""
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a server listens."""
-
-    scheme: str
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"{self.scheme}://{self.netloc}"
-
-    @property
-    def netloc(self) -> str:
-        """host:port, an IPv6 address in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+class CancelledByCallerError(Exception):
+    """The caller has no use for the answer any more; it never leaves this package."""
 
 
-def address_from(url: str) -> Address:
-    """Read ``grpc://host:port`` or ``http://host:port``; raises AddressError for anything else."""
-    expected = f"expected grpc://HOST:PORT or http://HOST:PORT, got {url!r}"
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise AddressError(f"{expected} ({error})") from error
-    if "://" not in url:
-        raise AddressError(f"{expected}: Triton listens for gRPC on 8001 and for HTTP on 8000 unless told otherwise")
-    if parts.scheme not in {"grpc", "http"}:
-        raise AddressError(f"{expected}: scheme {parts.scheme!r} is not one of them")
-    if not parts.hostname or not port:
-        raise AddressError(f"{expected}: the {'port' if parts.hostname else 'host'} is missing")
-    if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
-        raise AddressError(f"{expected}: leave out what is not host and port")
-    return Address(parts.scheme, parts.hostname, port)
+class Cancellation:
+    """Ends requests from another thread."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._stops: set[Callable[[], Any]] = set()
+
+    def cancel(self) -> None:
+        """End what is on its way, and refuse what follows."""
+        with self._lock:
+            self._event.set()
+            stops = list(self._stops)
+        for stop in stops:
+            stop()
+
+    def check(self) -> None:
+        """Raise CancelledByCallerError after ``cancel``."""
+        if self._event.is_set():
+            raise CancelledByCallerError
+
+    def sleep(self, seconds: float) -> None:
+        """Wait; raises CancelledByCallerError when ``cancel`` comes before the end."""
+        self._event.wait(seconds)
+        self.check()
+
+    @contextmanager
+    def stopping_by(self, stop: Callable[[], Any]) -> Iterator[None]:
+        """Have ``cancel`` call ``stop`` while the block runs."""
+        with self._lock:
+            self._stops.add(stop)
+        try:
+            if self._event.is_set():
+                # ``cancel`` may have looked just before the line above.
+                stop()
+                raise CancelledByCallerError
+            yield
+        finally:
+            with self._lock:
+                self._stops.discard(stop)
 
 
-@dataclass(frozen=True, slots=True)
-class ModelState:
-    """One version of one model in the server's repository index."""
+class Dialect(Protocol):
+    """What to say to a server, and how to read it; raises the errors of ``clients.errors``."""
 
-    name: str
-    version: str
-    state: str
-    """READY, UNAVAILABLE, LOADING or UNLOADING; empty when the server has not tried to load it."""
-    reason: str
+    address: Address
 
-
-class Transport(Protocol):
-    """A connection to a server, safe to share between threads; every method raises the errors of ``clients.errors``."""
-
-    def model_config(self, model: str, version: str, timeout_s: float) -> dict[str, Any]:
+    def model_config(self, model: str, version: str, timeout_s: float) -> Steps[dict[str, Any]]:
         """The model's configuration, Triton's ModelConfig as a dictionary."""
 
-    def infer(self, batch: Batch, timeout_s: float) -> NDArray[np.float32]:
+    def infer(self, batch: Batch, timeout_s: float) -> Steps[NDArray[np.float32]]:
         """The answer to one batch, float32 [B, N, 6]."""
+
+    def is_ready(self, model: str, version: str, timeout_s: float) -> Steps[bool]:
+        """Whether the server would take a request for the model now."""
+
+
+class Wire(Protocol):
+    """Carries a dialect's calls, side by side for several threads."""
+
+    def perform(self, call: Any, cancellation: Cancellation | None) -> Any:
+        """Make one call and wait for its answer."""
 
     def close(self) -> None:
         """Close the connection; calls after this raise ServerUnavailableError."""
 
 
-def connect(url: str) -> Transport:
-    """A connection by the address's scheme; it is opened by its first call. Raises AddressError."""
+class AsyncWire(Protocol):
+    """Carries a dialect's calls on an event loop, side by side for several tasks."""
+
+    async def perform(self, call: Any) -> Any:
+        """Make one call and wait for its answer."""
+
+    async def close(self) -> None:
+        """Close the connection; calls after this raise ServerUnavailableError."""
+
+
+class Transport:
+    """A connection that blocks; it may be shared between threads."""
+
+    def __init__(self, dialect: Dialect, wire: Wire) -> None:
+        self.dialect = dialect
+        self._wire = wire
+
+    @property
+    def address(self) -> Address:
+        """Where the server is."""
+        return self.dialect.address
+
+    def run(self, steps: Steps[T], cancellation: Cancellation | None = None) -> T:
+        """Perform step after step; the generator's value."""
+        result, failure = None, None
+        try:
+            while True:
+                step = steps.send(result) if failure is None else steps.throw(failure)
+                result, failure = None, None
+                try:
+                    match step:
+                        case Work():
+                            result = step.function()
+                        case Pause():
+                            time.sleep(step.seconds) if cancellation is None else cancellation.sleep(step.seconds)
+                        case GrpcCall() | HttpCall():
+                            result = self._wire.perform(step, cancellation)
+                except BaseException as error:
+                    failure = error
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+
+    def model_config(self, model: str, version: str, timeout_s: float) -> dict[str, Any]:
+        """The model's configuration, Triton's ModelConfig as a dictionary."""
+        return self.run(self.dialect.model_config(model, version, timeout_s))
+
+    def infer(self, batch: Batch, timeout_s: float) -> NDArray[np.float32]:
+        """The answer to one batch, float32 [B, N, 6]."""
+        return self.run(self.dialect.infer(batch, timeout_s))
+
+    def close(self) -> None:
+        """Close the connection; calls after this raise ServerUnavailableError."""
+        self._wire.close()
+
+
+class AsyncTransport:
+    """A connection on an event loop; it may be shared between tasks."""
+
+    def __init__(self, dialect: Dialect, wire: AsyncWire) -> None:
+        self.dialect = dialect
+        self._wire = wire
+
+    @property
+    def address(self) -> Address:
+        """Where the server is."""
+        return self.dialect.address
+
+    async def run(self, steps: Steps[T]) -> T:
+        """Perform step after step; the generator's value."""
+        result, failure = None, None
+        try:
+            while True:
+                step = steps.send(result) if failure is None else steps.throw(failure)
+                result, failure = None, None
+                try:
+                    match step:
+                        case Work():
+                            result = await asyncio.to_thread(step.function)
+                        case Pause():
+                            await asyncio.sleep(step.seconds)
+                        case GrpcCall() | HttpCall():
+                            result = await self._wire.perform(step)
+                except BaseException as error:
+                    failure = error
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+
+    async def close(self) -> None:
+        """Close the connection; calls after this raise ServerUnavailableError."""
+        await self._wire.close()
+
+
+def connect(url: str, options: ConnectionOptions = DEFAULT_OPTIONS) -> Transport:
+    """A connection by the address's scheme; it is opened by its first call. Raises AddressError and OptionsError."""
+    address = _checked(url, options)
+    if address.is_grpc:
+        from clients.grpc_dialect import GrpcDialect
+        from clients.grpc_transport import GrpcWire
+
+        return Transport(GrpcDialect(address), GrpcWire(address, options))
+    from clients.http_dialect import HttpDialect
+    from clients.http_transport import HttpWire
+
+    return Transport(HttpDialect(address, options.compression), HttpWire(address, options))
+
+
+def connect_async(url: str, options: ConnectionOptions = DEFAULT_OPTIONS) -> AsyncTransport:
+    """The same on the running event loop."""
+    address = _checked(url, options)
+    if address.is_grpc:
+        from clients.grpc_dialect import GrpcDialect
+        from clients.grpc_transport import AsyncGrpcWire
+
+        return AsyncTransport(GrpcDialect(address), AsyncGrpcWire(address, options))
+    from clients.http_aio import AsyncHttpWire
+    from clients.http_dialect import HttpDialect
+
+    return AsyncTransport(HttpDialect(address, options.compression), AsyncHttpWire(address, options))
+
+
+def _checked(url: str, options: ConnectionOptions) -> Address:
     address = address_from(url)
-    if address.scheme == "grpc":
-        from clients.grpc_transport import GrpcTransport
-
-        return GrpcTransport(address)
-    from clients.http_transport import HttpTransport
-
-    return HttpTransport(address)
-
-
-def no_server(address: Address, reason: object) -> ServerUnavailableError:
-    """Nothing answers at the address."""
-    return ServerUnavailableError(f"no server at {address} ({one_line(reason)}): {START_HINT}")
-
-
-def wrong_protocol(address: Address, reason: object) -> ServerUnavailableError:
-    """Something answers at the address, but not in the scheme's protocol."""
-    mine, other = ("gRPC", "HTTP") if address.scheme == "grpc" else ("HTTP", "gRPC")
-    return ServerUnavailableError(
-        f"the server at {address} does not speak {mine} ({one_line(reason)}): "
-        f"if {address.port} is its {other} port, use {other.lower()}://{address.netloc}; its metrics port takes no "
-        "requests"
-    )
-
-
-def no_inference(address: Address) -> ServerUnavailableError:
-    """Something answers at the address in the scheme's protocol, and says nothing."""
-    # Triton's metrics port answers so to whatever is asked.
-    return ServerUnavailableError(
-        f"the server at {address} answers with nothing: if {address.port} is Triton's metrics port (8002), give its "
-        "HTTP port (8000) or its gRPC port (8001)"
-    )
-
-
-def no_answer(address: Address, timeout_s: float) -> DeadlineExceededError:
-    """The time is over."""
-    return DeadlineExceededError(
-        f"no answer from {address} within {timeout_s:g} s: no Triton server listens there, or it is too busy; check "
-        "the address, or allow each request more time (timeout_s, --timeout)"
-    )
-
-
-def connection_closed(address: Address) -> ServerUnavailableError:
-    """This side has closed the connection."""
-    return ServerUnavailableError(f"the connection to {address} has been closed by close(): make a new Detector")
-
-
-def refused(address: Address, model: str, reason: object) -> InferenceError:
-    """The server refused or failed the request."""
-    return InferenceError(f"{address} refused the request for {model!r}: {one_line(reason)}")
-
-
-def model_not_served(address: Address, model: str, version: str, index: Sequence[ModelState] | None) -> ClientError:
-    """Why a server that answers "not found" has no such model: unknown, or known and not loaded.
-
-    ``index`` is None where the server does not tell what it has.
-    """
-    if index is None:
-        return ModelNotFoundError(f"no model {model!r}{f' version {version}' if version else ''} at {address}")
-    versions = [entry for entry in index if entry.name == model]
-    wanted = [entry for entry in versions if version in {"", entry.version}]
-    if not versions:
-        names = ", ".join(sorted({entry.name for entry in index})) or "no model at all"
-        return ModelNotFoundError(f"no model {model!r} at {address}, which has: {names}")
-    if not wanted:
-        has = ", ".join(sorted(entry.version for entry in versions))
-        return ModelNotFoundError(f"model {model!r} at {address} has no version {version}, it has: {has}")
-    states = "; ".join(
-        f"{f'version {entry.version} ' if entry.version else ''}{entry.state or 'NOT LOADED'}"
-        + (f" ({one_line(entry.reason)})" if entry.reason else "")
-        for entry in wanted
-    )
-    return ModelNotReadyError(f"model {model!r} at {address} is not ready: {states}; load it, or read the server's log")
+    if options.uses_tls and not address.has_tls:
+        raise OptionsError(
+            f"certificates are given, but {address} is not encrypted: use {address.scheme}s://{address.netloc}"
+        )
+    return address

@@ -40,8 +40,34 @@ def read(config: dict[str, Any]) -> Contract:
 
 def test_configuration_of_the_builder_is_read() -> None:
     assert read(config_of(Head.DETECTIONS)) == Contract(
-        model="shapes", version="", size_hw=(480, 640), names=NAMES, max_batch_size=16, max_detections=300
+        model="shapes",
+        version="",
+        size_hw=(480, 640),
+        names=NAMES,
+        max_batch_size=16,
+        max_detections=300,
+        instances=1,
+        max_queue_size=128,
     )
+
+
+@pytest.mark.parametrize(
+    ("groups", "queue", "expected"),
+    [
+        ([{"count": 1}], {}, 32),
+        ([{"count": 2, "gpus": [0, 1]}], {}, 128),
+        ([{"count": 1, "gpus": [0]}, {"count": 2}], {}, 96),
+        ([], {}, 32),
+        ([{"count": 2}], {"default_queue_policy": {"max_queue_size": 5}}, 37),
+        ([{"count": 2}], {"default_queue_policy": {"max_queue_size": 500}}, 64),
+        ([{}], {"priority_queue_policy": {"1": {"max_queue_size": 3}, "2": {}}}, 19),
+    ],
+)
+def test_as_many_requests_as_fill_the_batcher_and_fit_its_queue(
+    groups: list[dict[str, Any]], queue: dict[str, Any], expected: int
+) -> None:
+    contract = read(config_of(Head.DETECTIONS, instance_group=groups, dynamic_batching=queue))
+    assert contract.saturating_requests == expected
 
 
 def test_dimensions_may_be_numbers_as_http_sends_them() -> None:

@@ -14,7 +14,8 @@ import pytest
 from tritonclient.grpc import service_pb2
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 
-from clients import grpc_transport, http_transport
+from clients import grpc_dialect, http_dialect
+from clients.address import Address, address_from
 from clients.batches import Batch, batches
 from clients.contract import Contract
 from clients.errors import (
@@ -25,7 +26,8 @@ from clients.errors import (
     ModelNotReadyError,
     ServerUnavailableError,
 )
-from clients.transport import Address, ModelState, address_from, connect, model_not_served
+from clients.failures import ModelState, model_not_served
+from clients.transport import connect
 
 HERE = Address("grpc", "127.0.0.1", 8001)
 
@@ -45,11 +47,13 @@ class TestAddress:
         [
             ("grpc://127.0.0.1:8001", Address("grpc", "127.0.0.1", 8001)),
             ("http://triton.example:8000", Address("http", "triton.example", 8000)),
+            ("grpcs://triton.example:8001", Address("grpcs", "triton.example", 8001)),
+            ("https://triton.example:443", Address("https", "triton.example", 443)),
             ("http://triton.example:8000/", Address("http", "triton.example", 8000)),
             ("grpc://[::1]:8001", Address("grpc", "::1", 8001)),
         ],
     )
-    def test_both_forms_are_read(self, url: str, expected: Address) -> None:
+    def test_every_form_is_read(self, url: str, expected: Address) -> None:
         assert address_from(url) == expected
         assert str(expected) == url.rstrip("/")
 
@@ -66,7 +70,7 @@ class TestAddress:
             # gRPC itself takes a port modulo 65536.
             "grpc://127.0.0.1:73537",
             "grpc://127.0.0.1:port",
-            "https://127.0.0.1:8000",
+            "ftp://127.0.0.1:8000",
             "grpc://127.0.0.1:8001/shapes",
             "http://127.0.0.1:8000?x=1",
             "http://user@127.0.0.1:8000",
@@ -109,7 +113,7 @@ class TestModelNotServed:
 
 class TestGrpcMessages:
     def test_request_is_the_message_that_protobuf_would_write(self, batch: Batch) -> None:
-        request = service_pb2.ModelInferRequest.FromString(grpc_transport.encode_request(batch))
+        request = service_pb2.ModelInferRequest.FromString(grpc_dialect.encode_request(batch))
         expected = service_pb2.ModelInferRequest(model_name="shapes", model_version="3")
         expected.inputs.add(name="images", datatype="UINT8", shape=[3, 64, 96, 3])
         expected.outputs.add(name="detections")
@@ -120,7 +124,7 @@ class TestGrpcMessages:
     def test_length_of_any_size_is_written_right(self, size_hw: tuple[int, int]) -> None:
         contract = Contract(model="m", version="", size_hw=size_hw, names=("a",), max_batch_size=1, max_detections=1)
         batch = next(batches([np.zeros((4, 4, 3), np.uint8)], contract))
-        request = service_pb2.ModelInferRequest.FromString(grpc_transport.encode_request(batch))
+        request = service_pb2.ModelInferRequest.FromString(grpc_dialect.encode_request(batch))
         assert [len(content) for content in request.raw_input_contents] == [size_hw[0] * size_hw[1] * 3]
 
     def test_rows_are_read_from_the_answer(self) -> None:
@@ -128,14 +132,14 @@ class TestGrpcMessages:
         response = service_pb2.ModelInferResponse()
         response.outputs.add(name="detections", datatype="FP32", shape=rows.shape)
         response.raw_output_contents.append(rows.tobytes())
-        np.testing.assert_array_equal(grpc_transport.decode_response(response), rows)
+        np.testing.assert_array_equal(grpc_dialect.decode_response(response), rows)
 
     def test_answer_without_detections_is_an_error(self) -> None:
         response = service_pb2.ModelInferResponse()
         response.outputs.add(name="output0", datatype="FP32", shape=[1])
         response.raw_output_contents.append(bytes(4))
         with pytest.raises(ContractError, match="got output0 FP32"):
-            grpc_transport.decode_response(response)
+            grpc_dialect.decode_response(response)
 
 
 class TestHttpMessages:
@@ -145,17 +149,17 @@ class TestHttpMessages:
         expected, length = InferenceServerClient.generate_request_body(
             [tensor], outputs=[InferRequestedOutput("detections", binary_data=True)]
         )
-        header, pixels = http_transport.encode_request(batch)
+        header, pixels = http_dialect.encode_request(batch)
         assert json.loads(header) == json.loads(expected[:length])
         assert bytes(pixels) == expected[length:]
 
     def test_pixels_are_not_copied(self, batch: Batch) -> None:
-        assert np.shares_memory(np.asarray(http_transport.encode_request(batch)[1]), batch.images_BHWC)
+        assert np.shares_memory(np.asarray(http_dialect.encode_request(batch)[1]), batch.images_BHWC)
 
     def test_answer_without_detections_is_an_error(self) -> None:
         header = json.dumps({"outputs": [{"name": "output0", "datatype": "FP32", "shape": [1]}]}).encode()
         with pytest.raises(ContractError, match="got output0 FP32"):
-            http_transport.decode_response(header + bytes(4), len(header))
+            http_dialect.decode_response(header + bytes(4), len(header))
 
 
 Answer = Callable[[http.server.BaseHTTPRequestHandler], None]

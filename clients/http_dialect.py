@@ -1,0 +1,153 @@
+"""Triton's HTTP protocol with its binary tensors, without a connection: requests, answers, and what statuses mean."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import zlib
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.address import Address
+from clients.batches import Batch
+from clients.contract import INPUT, OUTPUT
+from clients.errors import ClientError, ContractError, ServerUnavailableError
+from clients.failures import ModelState, model_not_served, no_inference, no_server, refused
+from clients.options import Compression
+from clients.steps import HttpCall, HttpReply, Steps, Work
+
+SIDE_CALL_TIMEOUT_S = 3.0
+"""For the questions that only make an error's message better."""
+_HEADER_LENGTH = "Inference-Header-Content-Length"
+"""The header that tells the length of the JSON in front of the binary tensors."""
+_FASTEST = 1
+_WINDOW_BITS = {Compression.GZIP: 16 + zlib.MAX_WBITS, Compression.DEFLATE: zlib.MAX_WBITS}
+
+
+def encode_request(batch: Batch) -> tuple[bytes, memoryview]:
+    """A batch as the JSON and the binary part of a request's body."""
+    images_BHWC = batch.images_BHWC
+    tensor = {
+        "name": INPUT,
+        "shape": images_BHWC.shape,
+        "datatype": "UINT8",
+        "parameters": {"binary_data_size": images_BHWC.nbytes},
+    }
+    request: dict[str, Any] = {"inputs": [tensor], "outputs": [{"name": OUTPUT, "parameters": {"binary_data": True}}]}
+    if batch.priority:
+        request["parameters"] = {"priority": batch.priority}
+    return json.dumps(request).encode(), images_BHWC.data.cast("B")
+
+
+def decode_response(body: bytes, header_length: int) -> NDArray[np.float32]:
+    """The rows of an answer, float32 [B, N, 6]; raises ContractError for one without them."""
+    outputs = json.loads(body[:header_length])["outputs"]
+    if [(output["name"], output["datatype"]) for output in outputs] != [(OUTPUT, "FP32")]:
+        got = ", ".join(f"{output['name']} {output['datatype']}" for output in outputs) or "nothing"
+        raise ContractError(f"expected {OUTPUT} FP32 in the answer, got {got}: verify the model on the server")
+    rows: NDArray[np.float32] = np.frombuffer(body[header_length:], np.float32).reshape(outputs[0]["shape"])
+    return rows
+
+
+class HttpDialect:
+    """How to ask a Triton server over HTTP."""
+
+    def __init__(self, address: Address, compression: Compression = Compression.NONE) -> None:
+        self.address = address
+        self._compression = compression
+
+    def model_config(self, model: str, version: str, timeout_s: float) -> Steps[dict[str, Any]]:
+        """The model's configuration."""
+        reply = yield HttpCall("GET", f"{_model_path(model, version)}/config", timeout_s)
+        if reply.status != http.client.OK:
+            raise (yield from self._error(reply, model, version))
+        if not reply.body:
+            raise no_inference(self.address)
+        config: dict[str, Any] = self._json(reply)
+        return config
+
+    def infer(self, batch: Batch, timeout_s: float) -> Steps[NDArray[np.float32]]:
+        """The answer to one batch, float32 [B, N, 6]."""
+        model, version = batch.contract.model, batch.contract.version
+        body: tuple[bytes | memoryview, ...] = encode_request(batch)
+        headers = {_HEADER_LENGTH: str(len(body[0]))}
+        if self._compression is not Compression.NONE:
+            body = yield Work(lambda: (_compressed(body, self._compression),))
+            headers |= {"Content-Encoding": self._compression.value, "Accept-Encoding": self._compression.value}
+        reply = yield HttpCall("POST", f"{_model_path(model, version)}/infer", timeout_s, headers, body)
+        if reply.status != http.client.OK:
+            raise (yield from self._error(reply, model, version))
+        header_length = reply.headers.get(_HEADER_LENGTH.lower(), "")
+        if not header_length.isdecimal():
+            raise no_server(self.address, "what answers is not Triton: no binary tensor")
+        return decode_response(self._content(reply), int(header_length))
+
+    def is_ready(self, model: str, version: str, timeout_s: float) -> Steps[bool]:
+        """Whether the server would take a request for the model now."""
+        reply = yield HttpCall("GET", f"{_model_path(model, version)}/ready", timeout_s)
+        if reply.status == http.client.OK:
+            return True
+        # A model that is not ready is a bad request to Triton, as is one that it does not know.
+        error = refused(self.address, model, self._text(reply))
+        if type(error).__name__ == "AccessDeniedError":
+            raise error
+        return False
+
+    def _error(self, reply: HttpReply, model: str, version: str) -> Steps[ClientError]:
+        """The error of an answer whose status is not 200."""
+        text = self._text(reply)
+        if reply.status == http.client.NOT_FOUND:
+            return model_not_served(self.address, model, version, (yield from self._index()))
+        return refused(self.address, model, text or f"HTTP {reply.status}")
+
+    def _index(self) -> Steps[list[ModelState] | None]:
+        """What the server has; None where it does not tell."""
+        try:
+            reply = yield HttpCall("POST", "/v2/repository/index", SIDE_CALL_TIMEOUT_S)
+            entries = self._json(reply)
+        except ClientError:
+            return None
+        if reply.status != http.client.OK:
+            return None
+        return [
+            ModelState(entry["name"], entry.get("version", ""), entry.get("state", ""), entry.get("reason", ""))
+            for entry in entries
+        ]
+
+    def _text(self, reply: HttpReply) -> str:
+        message = self._json(reply)
+        return str(message.get("error", "")) if isinstance(message, dict) else ""
+
+    def _json(self, reply: HttpReply) -> Any:
+        try:
+            return json.loads(self._content(reply) or b"{}")
+        except ValueError as error:
+            raise self._not_triton(reply, "not JSON") from error
+
+    def _content(self, reply: HttpReply) -> bytes:
+        encoding = reply.headers.get("content-encoding", "identity")
+        try:
+            match encoding:
+                case "identity":
+                    return reply.body
+                case Compression.GZIP | Compression.DEFLATE:
+                    return zlib.decompress(reply.body, _WINDOW_BITS[Compression(encoding)])
+        except zlib.error as error:
+            raise self._not_triton(reply, f"its {encoding} is damaged") from error
+        raise self._not_triton(reply, f"not asked for: Content-Encoding {encoding}")
+
+    def _not_triton(self, reply: HttpReply, reason: str) -> ServerUnavailableError:
+        return no_server(self.address, f"what answers is not Triton: HTTP {reply.status}, {reason}")
+
+
+def _compressed(parts: tuple[bytes | memoryview, ...], compression: Compression) -> bytes:
+    packer = zlib.compressobj(_FASTEST, zlib.DEFLATED, _WINDOW_BITS[compression])
+    return b"".join([*(packer.compress(part) for part in parts), packer.flush()])
+
+
+def _model_path(model: str, version: str) -> str:
+    path = f"/v2/models/{quote(model, safe='')}"
+    return f"{path}/versions/{version}" if version else path

@@ -1,0 +1,186 @@
+"""Many images under way at a time, answered in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from types import TracebackType
+from typing import Any, Generic, Self, TypeAlias, TypeVar
+
+from clients.batches import check_several
+from clients.transport import Cancellation
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+AnyIterable: TypeAlias = "Iterable[S] | AsyncIterable[S]"
+
+
+class Results(Iterator[T], Generic[S, T]):
+    """The answers to ``sources``, in their order, with at most ``in_flight`` of them under way.
+
+    Sources are taken in the thread that asks for results, one by one, and never more than ``in_flight`` ahead of the
+    result that was asked for last; nothing happens before the first is asked for. Where an image failed, ``next``
+    raises its error, and the ``next`` after it goes on with the image after it; a ``for`` loop ends at the first error.
+    Where the source itself fails, its error comes after the results of what it gave, and is the end.
+
+    ``close``, the end of a ``with`` block, or the end of the last reference ends what is on its way.
+    """
+
+    def __init__(self, detect: Callable[[S, int, Cancellation], T], sources: Iterable[S], in_flight: int) -> None:
+        """Prepare; ``detect`` is called in threads, with a source and its index."""
+        check_several(sources)
+        _check_in_flight(in_flight)
+        self._detect = detect
+        self._sources = iter(sources)
+        self._in_flight = in_flight
+        self._cancellation = Cancellation()
+        self._threads = ThreadPoolExecutor(in_flight, thread_name_prefix="detect_many")
+        self._pending: deque[Future[T]] = deque()
+        self._taken = 0
+        self._source_error: Exception | None = None
+        self._exhausted = False
+
+    def __next__(self) -> T:
+        # One in for one out, and more only while there is nothing to hand out: a camera that gives a frame now and then
+        # must not hold back the results of those before.
+        asked = False
+        while self._has_room() and not (asked and self._pending[0].done()):
+            self._take_source()
+            asked = True
+        if self._pending:
+            try:
+                return self._pending[0].result()
+            finally:
+                self._pending.popleft()
+        self.close()
+        error, self._source_error = self._source_error, None
+        if error is not None:
+            raise error
+        raise StopIteration
+
+    def _has_room(self) -> bool:
+        return not self._exhausted and len(self._pending) < self._in_flight
+
+    def _take_source(self) -> None:
+        try:
+            source = next(self._sources)
+        except StopIteration:
+            self._exhausted = True
+        except Exception as error:
+            self._exhausted, self._source_error = True, error
+        else:
+            index, self._taken = self._taken, self._taken + 1
+            self._pending.append(self._threads.submit(self._detect, source, index, self._cancellation))
+
+    def close(self) -> None:
+        """End what is on its way, and give no more results."""
+        self._exhausted = True
+        self._cancellation.cancel()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._pending.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # Absent where the arguments were refused.
+        if hasattr(self, "_pending"):
+            self._cancellation.cancel()
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class AsyncResults(AsyncIterator[T], Generic[S, T]):
+    """The same on an event loop; ``sources`` may be an asynchronous iterable, too.
+
+    An asynchronous source is waited for while results are; a blocking one holds up the loop for as long as it takes to
+    give its next image. Leave a loop early through ``async with`` or ``await results.aclose()``, which end what is on
+    its way.
+    """
+
+    def __init__(
+        self, detect: Callable[[S, int], Coroutine[Any, Any, T]], sources: AnyIterable[S], in_flight: int
+    ) -> None:
+        """Prepare; ``detect`` is called with a source and its index."""
+        check_several(sources)
+        _check_in_flight(in_flight)
+        self._detect = detect
+        self._sources = aiter(sources) if isinstance(sources, AsyncIterable) else _in_turn(sources)
+        self._in_flight = in_flight
+        self._pending: deque[asyncio.Task[T]] = deque()
+        self._taking: asyncio.Task[None] | None = None
+        self._taken = 0
+        self._source_error: Exception | None = None
+        self._exhausted = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        while True:
+            if self._taking is None and not self._exhausted and len(self._pending) < self._in_flight:
+                self._taking = asyncio.create_task(self._take_sources())
+            if self._pending and self._pending[0].done():
+                return self._pending.popleft().result()
+            waited = {task for task in (self._taking, *islice(self._pending, 1)) if task is not None}
+            if not waited:
+                break
+            # Cancelling whoever waits leaves the result to be asked for again.
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if self._taking is not None and self._taking.done():
+                self._taking = None
+        error, self._source_error = self._source_error, None
+        if error is not None:
+            raise error
+        raise StopAsyncIteration
+
+    async def _take_sources(self) -> None:
+        """Start on sources until there is no room, or the first of them is answered."""
+        while len(self._pending) < self._in_flight and not self._exhausted:
+            try:
+                source = await anext(self._sources)
+            except StopAsyncIteration:
+                self._exhausted = True
+            except Exception as error:
+                self._exhausted, self._source_error = True, error
+            else:
+                index, self._taken = self._taken, self._taken + 1
+                self._pending.append(asyncio.create_task(self._detect(source, index)))
+
+    async def aclose(self) -> None:
+        """End what is on its way, and give no more results."""
+        self._exhausted = True
+        tasks = [*self._pending, *([self._taking] if self._taking else [])]
+        self._pending.clear()
+        self._taking = self._source_error = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+async def _in_turn(sources: Iterable[S]) -> AsyncIterator[S]:
+    for source in sources:
+        yield source
+        # What was started on the last one gets a turn, also where no source ever waits.
+        await asyncio.sleep(0)
+
+
+def _check_in_flight(in_flight: int) -> None:
+    if in_flight < 1:
+        raise ValueError(f"expected at least 1 request in flight, got {in_flight}")
