@@ -148,7 +148,7 @@ def _select_config(name: str, deployment: Deployment) -> ModelConfig:
 
     config = pb.ModelConfig(name=name, backend="python")
     config.input.add(name="letterboxed", data_type=pb.TYPE_FP32, dims=[1, *deployment.model.outputs[0].shape])
-    config.input.add(name="image_hw", data_type=pb.TYPE_INT32, dims=[2])
+    config.input.add(name="decoded_hw", data_type=pb.TYPE_INT32, dims=[2])
     _add_answer(config)
     config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_CPU)
     _add_parameters(config, _about(deployment))
@@ -163,14 +163,15 @@ def _ensemble_config(deployment: Deployment) -> ModelConfig:
     config = pb.ModelConfig(name=names.jpeg, platform="ensemble")
     config.input.add(name="encoded", data_type=pb.TYPE_STRING, dims=[1])
     _add_answer(config)
-    config.output.add(name="image_hw", data_type=pb.TYPE_INT32, dims=[2])
     steps = (
-        (names.decode, {"encoded": "encoded"}, {"images": "images", "image_hw": "image_hw"}),
+        (names.decode, {"encoded": "encoded"}, {"images": "images", "image_hw": "decoded_hw"}),
         (deployment.name, {images.name: "images"}, {detections.name: "letterboxed"}),
         (
             names.select,
-            {"letterboxed": "letterboxed", "image_hw": "image_hw"},
-            {output.name: output.name for output in config.output if output.name != "image_hw"},
+            {"letterboxed": "letterboxed", "decoded_hw": "decoded_hw"},
+            # Every output is of the last step: asked only for one of an earlier step, Triton answers "unexpected
+            # deadlock" (2.51).
+            {output.name: output.name for output in config.output},
         ),
     )
     for model, inputs, outputs in steps:
@@ -192,6 +193,7 @@ def _add_answer(config: ModelConfig) -> None:
         ("confidence", pb.TYPE_FP32, [-1]),
         ("class_id", pb.TYPE_INT32, [-1]),
         ("count", pb.TYPE_INT32, [1]),
+        ("image_hw", pb.TYPE_INT32, [2]),
     ):
         config.output.add(name=name, data_type=data_type, dims=dims)
 

@@ -1,8 +1,9 @@
 """Brings a detector's boxes back to the picture and keeps what was asked for; copied into a version as ``model.py``.
 
-``letterboxed`` FP32 [1, N, 6], as the detector answers, and ``image_hw`` INT32 [2] in. Out come the M rows that are
-left, the surest first: ``detections`` FP32 [M, 6], x1 y1 x2 y2 in the picture's own pixels, confidence, class; the same
-in parts, ``xyxy`` FP32 [M, 4], ``confidence`` FP32 [M], ``class_id`` INT32 [M]; and ``count`` INT32 [1], which is M.
+In come ``letterboxed`` FP32 [1, N, 6], as the detector answers, and ``decoded_hw`` INT32 [2], the picture's own size.
+Out come the M rows that are left, the surest first: ``detections`` FP32 [M, 6], x1 y1 x2 y2 in the picture's own
+pixels, confidence, class; the same in parts, ``xyxy`` FP32 [M, 4], ``confidence`` FP32 [M], ``class_id`` INT32 [M];
+their ``count`` INT32 [1]; and ``image_hw`` INT32 [2], the size as it came.
 
 The request parameter ``select`` says what to keep (clients.selection_text); without it, that is every row that the
 detector has used. A selection that cannot be read fails its own request. String parameters of the model configuration:
@@ -38,7 +39,8 @@ class TritonPythonModel:
             from clients.letterbox import Letterbox
         except (ImportError, AttributeError) as e:
             raise pb_utils.TritonModelException(
-                f"{config['name']}: {e}; expected Python 3.11 or later with numpy, this is {sys.version.partition(' ')[0]}"
+                f"{config['name']}: {e}; expected Python 3.11 or later with numpy, "
+                f"this is {sys.version.partition(' ')[0]}"
             ) from e
         self._detections, self._letterbox, self._text = Detections, Letterbox, selection_text
 
@@ -55,7 +57,7 @@ class TritonPythonModel:
     def _answer(self, request: Any) -> Any:
         try:
             rows_1N6 = pb_utils.get_input_tensor_by_name(request, "letterboxed").as_numpy()
-            height, width = pb_utils.get_input_tensor_by_name(request, "image_hw").as_numpy().tolist()
+            height, width = pb_utils.get_input_tensor_by_name(request, "decoded_hw").as_numpy().tolist()
             text = self._selection_text(json.loads(request.parameters() or "{}"))
             return pb_utils.InferenceResponse(self._tensors(rows_1N6[0], (height, width), text))
         except ValueError as e:
@@ -85,6 +87,7 @@ class TritonPythonModel:
             pb_utils.Tensor("confidence", np.ascontiguousarray(kept.confidence)),
             pb_utils.Tensor("class_id", kept.class_id.astype(np.int32)),
             pb_utils.Tensor("count", np.array([len(kept)], np.int32)),
+            pb_utils.Tensor("image_hw", np.array(image_hw, np.int32)),
         ]
 
 
