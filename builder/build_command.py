@@ -61,6 +61,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="where a plan may run: none, same_compute_capability or ampere_plus (default: none, its own GPU)",
     )
     add("--optimization-level", help="TensorRT's, 0 to 5 (default: TensorRT's own)")
+    add(
+        "--encoded",
+        action="store_true",
+        help="publish NAME_jpeg beside it, which takes JPEG, PNG and WebP; the server's Python needs Pillow and OpenCV",
+    )
     add("--images", type=Path, nargs="+", help="pictures to measure parity on (default: two of Ultralytics')")
     add("--data", type=Path, metavar="YAML", help="labelled images; the gate judges the build on its val split")
     add(
@@ -138,6 +143,9 @@ def _summary(done: Build) -> list[str]:
     lines += shared_plans([each.gpu for each in done.deployment.fleet], spec.hardware_compatibility)
     state = "published" if published.changed else "unchanged"
     lines += [f"{state}: {published.path}", *_plan_lines(done)]
+    if done.beside:
+        *steps, ensemble = (each.path.parent.name for each in done.beside)
+        lines.append(f"{ensemble} takes encoded images, by {' and '.join(steps)}, whose Python needs Pillow and OpenCV")
     if published.older_configs:
         lines.append(
             f"warning: still on an older version: {', '.join(published.older_configs)}; build for these GPUs too"
@@ -263,6 +271,7 @@ def _as_json(done: Build) -> dict[str, Any]:
             for each in done.deployment.fleet
         },
         "plans": [plan.record.to_json() for plan in done.plans.values()],
+        "beside": [each.path.parent.name for each in done.beside],
         "quantization": done.proven.quantization,
         "accuracy": done.proven.accuracy,
         "graph_sha256": done.proven.model.sha256,

@@ -20,6 +20,7 @@ from builder.deployment import (
     without_plan,
 )
 from builder.engine import Library, what_is_missing
+from builder.ensemble import ExtraModel, encoded_models
 from builder.errors import BuilderError
 from builder.gpus import find_gpu
 from builder.graph_cost import graph_cost
@@ -34,6 +35,7 @@ from builder.serving import CpuServing, GpuServing
 from builder.sizing import Sizing, size
 from builder.stages import IMAGE_TOOLS, PRECISION_TOOLS, Stages
 from builder.weights import find_weights
+from clients.encoded import model_names
 
 if TYPE_CHECKING:
     from builder.compile_check import CompileCheck
@@ -63,6 +65,8 @@ class Build:
     """The GPUs that have no plan yet."""
     stages: tuple[Stage, ...]
     published: PublishedVersion
+    beside: tuple[PublishedVersion, ...]
+    """The models by which it takes encoded images, where they were asked for."""
 
 
 def build(
@@ -77,7 +81,8 @@ def build(
     """
     gpus = check_fleet([find_gpu(name) for name in spec.gpu], spec.hardware_compatibility)
     release = find_release(spec.triton or DEFAULT_RELEASE)
-    check_model_name(spec.model_name)
+    for name in (spec.model_name, *(model_names(spec.model_name) if spec.encoded else ())):
+        check_model_name(name)
     stages = Stages(spec=spec, weights=find_weights(spec.weights), report=report, progress=progress)
     # What is wrong with the request shall be told before anything takes long.
     check_target(spec.repository)
@@ -112,6 +117,8 @@ def build(
         )
 
     published = publish_content(spec.repository, spec.model_name, content)
+    # Last, and each after those that it needs: an ensemble shall name no model that is not there.
+    beside = [publish_content(spec.repository, each.name, each.content) for each in _encoded(spec, deployment)]
     return Build(
         spec=spec,
         release=release,
@@ -125,6 +132,7 @@ def build(
         waiting=tuple(without_plan(deployment.fleet, plans)),
         stages=tuple(stages.done),
         published=published,
+        beside=tuple(beside),
     )
 
 
@@ -161,6 +169,10 @@ def _deployment(
     # A CPU's queue is the fleet's: who calls it shall see no difference but the speed.
     on_cpu = dataclasses.replace(deployment.whole_fleet, instances=1)
     return dataclasses.replace(deployment, cpu=CpuServing(settings=on_cpu, precision=spec.cpu_precision))
+
+
+def _encoded(spec: BuildSpec, deployment: Deployment) -> tuple[ExtraModel, ...]:
+    return encoded_models(deployment) if spec.encoded else ()
 
 
 def _plan_here(stages: Stages, deployment: Deployment, release: TritonRelease) -> tuple[dict[str, PlanFile], str]:

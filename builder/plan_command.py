@@ -190,14 +190,22 @@ def _options(build: Mapping[str, Any]) -> tuple[HardwareCompatibility, int | Non
 
 
 def _only_model(repository: Path) -> str:
-    from builder.manifest import versions_of
-
-    names = sorted(path.name for path in repository.glob("*/") if versions_of(path))
+    names = sorted(path.name for path in repository.glob("*/") if _is_detector(path))
     if len(names) != 1:
         raise SpecError(
             f"--repository {repository} holds {', '.join(names) or 'no published model'}; name one with --model."
         )
     return names[0]
+
+
+def _is_detector(model: Path) -> bool:
+    """Whether it was built from weights, and not published beside such a one."""
+    from builder.manifest import read_manifest, versions_of
+
+    try:
+        return any("graph" in read_manifest(model / str(version))["build"] for version in versions_of(model)[:1])
+    except (RepositoryError, KeyError, TypeError):
+        return False
 
 
 def lines(added: AddedPlan) -> list[str]:

@@ -90,6 +90,8 @@ class BuildSpec(BaseModel):
     """On which other GPUs a plan may run."""
     optimization_level: Annotated[int, Field(ge=0, le=5)] | None = None
     """TensorRT's builder optimization level; its own default where none is given."""
+    encoded: bool = False
+    """Publish models beside the detector by which it takes JPEG, PNG and WebP."""
     images: Annotated[tuple[Path, ...], BeforeValidator(_path_list)] = ()
     """Pictures that parity is measured on; two that come with Ultralytics where none is given."""
     data: Path | None = None
@@ -167,6 +169,8 @@ class BuildSpec(BaseModel):
             raise SpecError("; ".join(dict.fromkeys(map(_describe, e.errors())))) from e
         if not spec.is_onnx and spec.weights.suffix.lower() != ".pt":
             raise SpecError(f"--weights {spec.weights}: expected a .pt or .onnx file.")
+        if spec.encoded and spec.head is not Head.DETECTIONS:
+            raise SpecError(f"--encoded: expected --head {Head.DETECTIONS}, got {spec.head}: its answer is no boxes.")
         spec._check_data()
         return spec
 

@@ -50,7 +50,7 @@ def repository(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def fleet(one, common, repository: Path) -> dict[str, object]:
-    gpus = ("--gpu", "t4", "--gpu", "l4", "--gpu", "a10", "--sla-ms", 30, "--priority-levels", 2)
+    gpus = ("--gpu", "t4", "--gpu", "l4", "--gpu", "a10", "--sla-ms", 30, "--priority-levels", 2, "--encoded")
     done = builder("build", *common, *gpus, "--repository", repository)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout) | {"said": done.stderr}
@@ -84,6 +84,12 @@ def test_each_gpu_has_its_own_settings_memory_and_compile_check(fleet, repositor
     assert whole.backend == "onnxruntime"
 
 
+def test_encoded_images_are_taken_by_models_beside_it(fleet, repository: Path) -> None:
+    assert fleet["beside"] == ["plant_decode", "plant_select", "plant_jpeg"]
+    ensemble = text_format.Parse((repository / "plant_jpeg" / "config.pbtxt").read_text(), pb.ModelConfig())
+    assert [step.model_name for step in ensemble.ensemble_scheduling.step] == ["plant_decode", "plant", "plant_select"]
+
+
 def test_the_last_lines_are_commands_that_the_builder_takes(fleet) -> None:
     for gpu in ("t4", "l4", "a10"):
         line = fleet["gpus"][gpu]["plan_command"]
@@ -101,7 +107,7 @@ def test_the_last_lines_are_commands_that_the_builder_takes(fleet) -> None:
 def test_the_doctor_finds_nothing_that_would_fail(fleet, repository: Path) -> None:
     done = builder("doctor", "--repository", repository, "--triton", "26.09")
     assert done.returncode == 0, done.stdout
-    assert done.stdout.splitlines()[-1].startswith("ok: 1 model")
+    assert done.stdout.splitlines()[-1].startswith("ok: 4 models")
 
 
 def test_gpus_that_plans_cannot_tell_apart_are_refused_before_anything_is_built(common, tmp_path: Path) -> None:

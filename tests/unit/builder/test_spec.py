@@ -125,6 +125,7 @@ def test_a_wrong_imgsz_is_told_once() -> None:
         ({"imgsz": "1,2,3"}, "--imgsz"),
         ({"imgsz": 31}, "--imgsz"),
         ({"max_batch": 0}, "--max-batch"),
+        ({"encoded": True, "head": "raw"}, "--encoded: expected --head detections, got raw"),
         ({"iou": 1.5}, "--iou"),
         ({"candidates": 5000}, "--candidates"),
         ({"names": {0: "a", 2: "b"}}, "--names: expected class names numbered 0, 1, 2, … without gaps; it was"),
