@@ -1,0 +1,246 @@
+"""Many streams at once over a detector that answers when it is let."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from clients.detections import Detections
+from clients.errors import ClientError, InferenceError, ServerUnavailableError
+from clients.video_reader import ReadOptions
+from clients.video_runner import Result, RunOptions, StreamRunner
+from clients.video_sources import sources_from
+from tests.videos import NumberDetector, numbered_video
+
+FAST = ReadOptions(drops_nothing=True)
+
+
+class Kept:
+    """An output that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.results: list[Result] = []
+        self.is_closed = False
+
+    def write(self, result: Result) -> None:
+        self.results.append(result)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def numbers(self, source: str) -> list[int]:
+        """The numbers that the detector found in a source's frames, in the order in which they were written."""
+        return [
+            int(result.detections.xyxy[0, 0])
+            for result in self.results
+            if result.source.name == source and result.detections
+        ]
+
+
+def run(
+    places: Sequence[object],
+    detector: NumberDetector,
+    *,
+    reading: ReadOptions = FAST,
+    in_flight: int = 4,
+    priorities: Sequence[str] = (),
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[StreamRunner, Kept]:
+    kept = Kept()
+    options = RunOptions(reading=reading, in_flight=in_flight, confidence=0.25)
+    runner = StreamRunner(sources_from([str(p) for p in places], priorities), detector, options, [kept], say)
+    runner.start()
+    assert runner.wait(60)
+    runner.close()
+    return runner, kept
+
+
+def test_results_of_each_source_come_in_order_however_long_each_takes(tmp_path: Path) -> None:
+    videos = [numbered_video(tmp_path / f"{name}.mp4", 80) for name in "abc"]
+    dice = random.Random(1)
+    detector = NumberDetector(lambda number: time.sleep(dice.random() * 0.01))
+    runner, kept = run(videos, detector, in_flight=7)
+    for name in "abc":
+        assert kept.numbers(f"{name}.mp4") == list(range(80))
+    assert [(v.captured, v.answered, v.dropped, v.failed) for v in runner.views()] == [(80, 80, 0, 0)] * 3
+    assert kept.is_closed
+
+
+def test_one_slow_answer_holds_up_a_bounded_number_of_others(tmp_path: Path) -> None:
+    release, asked = threading.Event(), threading.Event()
+    most = 0
+
+    def before(number: int) -> None:
+        nonlocal most
+        if number == 0:
+            # Nothing more is asked for while the first is out and three more are held for it.
+            while not asked.wait(0.2):
+                most, last = len(detector.asked), most
+                if most == last:
+                    break
+            release.set()
+        assert release.wait(30) or number < 4
+
+    detector = NumberDetector(before)
+    _, kept = run([numbered_video(tmp_path / "v.mp4", 30)], detector, in_flight=4)
+    assert most == 4
+    assert kept.numbers("v.mp4") == list(range(30))
+
+
+def test_a_detector_that_stands_still_costs_frames_and_what_is_sent_then_is_the_newest(tmp_path: Path) -> None:
+    is_read = threading.Event()
+
+    def before(number: int) -> None:
+        if number == 0:
+            assert is_read.wait(30)
+
+    detector = NumberDetector(before)
+    kept = Kept()
+    sources = sources_from([str(numbered_video(tmp_path / "v.mp4", 50, fps=50))])
+    options = RunOptions(reading=ReadOptions(), in_flight=1, confidence=0.25)
+    runner = StreamRunner(sources, detector, options, [kept])
+    runner.start()
+    while runner.views()[0].captured < 50:
+        assert not runner.wait(0.05)
+    is_read.set()
+    assert runner.wait(30)
+    runner.close()
+    assert kept.numbers("v.mp4") == [0, 49]
+    view = runner.views()[0]
+    assert (view.captured, view.answered, view.dropped, view.failed) == (50, 2, 48, 0)
+
+
+def test_failed_frames_are_counted_and_said_once(tmp_path: Path) -> None:
+    def before(number: int) -> None:
+        if 10 <= number < 20:
+            raise InferenceError("the model is out of paint")
+
+    said: list[str] = []
+    runner, kept = run([numbered_video(tmp_path / "v.mp4", 30)], NumberDetector(before), in_flight=1, say=said.append)
+    view = runner.views()[0]
+    assert (view.captured, view.answered, view.failed) == (30, 20, 10)
+    assert said == ["server: the model is out of paint", "server: answers again"]
+    assert [result.frame.number for result in kept.results] == list(range(30))
+    assert [str(result.error) for result in kept.results if result.error] == ["the model is out of paint"] * 10
+
+
+def test_frames_that_may_not_be_dropped_wait_for_a_server_that_is_gone(tmp_path: Path) -> None:
+    refusals = 3
+
+    def before(number: int) -> None:
+        nonlocal refusals
+        if number == 5 and refusals:
+            refusals -= 1
+            raise ServerUnavailableError("no server")
+
+    said: list[str] = []
+    runner, kept = run([numbered_video(tmp_path / "v.mp4", 10)], NumberDetector(before), in_flight=1, say=said.append)
+    assert kept.numbers("v.mp4") == list(range(10))
+    assert runner.views()[0].failed == 0
+    assert said == ["server: no server", "server: answers again"]
+
+
+def test_a_picture_that_cannot_be_read_fails_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"no picture")
+    numbered_video(folder / "b.mp4", 3)
+    said: list[str] = []
+    runner, kept = run([folder], NumberDetector(), say=said.append)
+    assert (runner.views()[0].answered, runner.views()[0].failed) == (3, 1)
+    assert len(said) == 1
+    assert said[0].startswith("folder: ")
+    assert kept.results[0].pixels is None
+
+
+def test_stopping_drops_what_waits_and_answers_what_is_in_flight(tmp_path: Path) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def before(number: int) -> None:
+        if number == 10:
+            asked.set()
+            assert go_on.wait(30)
+
+    kept = Kept()
+    sources = sources_from([str(numbered_video(tmp_path / "v.mp4", 100))])
+    options = RunOptions(reading=FAST, in_flight=1, confidence=0.25)
+    runner = StreamRunner(sources, NumberDetector(before), options, [kept])
+    runner.start()
+    assert asked.wait(30)
+    runner.stop()
+    go_on.set()
+    assert runner.wait(30)
+    runner.close()
+    assert kept.numbers("v.mp4") == list(range(11))
+    view = runner.views()[0]
+    assert view.captured == view.answered + view.dropped
+    assert view.dropped <= 1
+
+
+@pytest.mark.parametrize("error", [ClientError("disk full"), BrokenPipeError(32, "Broken pipe"), ZeroDivisionError()])
+def test_an_output_that_fails_ends_the_run_with_its_error(tmp_path: Path, error: Exception) -> None:
+    class Failing(Kept):
+        def write(self, result: Result) -> None:
+            super().write(result)
+            if len(self.results) == 5:
+                raise error
+
+    failing = Failing()
+    sources = sources_from([str(numbered_video(tmp_path / "v.mp4", 500))])
+    options = RunOptions(reading=FAST, in_flight=2, confidence=0.25)
+    runner = StreamRunner(sources, NumberDetector(), options, [failing])
+    runner.start()
+    assert runner.wait(30)
+    with pytest.raises(type(error)):
+        runner.close()
+    assert len(failing.results) == 5
+    assert failing.is_closed
+    assert runner.views()[0].pending == 0
+
+
+def test_a_fault_of_the_detector_ends_the_run_and_is_not_hidden(tmp_path: Path) -> None:
+    def before(number: int) -> None:
+        if number == 3:
+            raise ZeroDivisionError
+
+    sources = sources_from([str(numbered_video(tmp_path / "v.mp4", 50))])
+    options = RunOptions(reading=FAST, in_flight=2, confidence=0.25)
+    runner = StreamRunner(sources, NumberDetector(before), options)
+    runner.start()
+    assert runner.wait(30)
+    with pytest.raises(ZeroDivisionError):
+        runner.close()
+    assert runner.views()[0].pending == 0
+
+
+def test_priorities_reach_the_detector_and_go_first(tmp_path: Path) -> None:
+    videos = [numbered_video(tmp_path / f"{n}.mp4", 20, first=100 * n) for n in range(3)]
+    detector = NumberDetector()
+    run(videos, detector, in_flight=1, priorities=["1.mp4=1", "2.mp4=2"])
+    assert {(number // 100, priority) for number, priority in detector.asked} == {(0, 0), (1, 1), (2, 2)}
+
+
+def test_a_tracker_of_its_own_follows_each_source_in_order(tmp_path: Path) -> None:
+    class Counter:
+        def __init__(self) -> None:
+            self.seen: list[float] = []
+
+        def update(self, detections: Detections, time_s: float) -> tuple[int | None, ...]:
+            self.seen.append(time_s)
+            return (len(self.seen),)
+
+    kept = Kept()
+    sources = sources_from([str(numbered_video(tmp_path / f"{name}.mp4", 20)) for name in "ab"])
+    options = RunOptions(reading=FAST, in_flight=4, confidence=0.25, tracker=Counter)
+    runner = StreamRunner(sources, NumberDetector(), options, [kept])
+    runner.start()
+    assert runner.wait(30)
+    runner.close()
+    for name in ("a.mp4", "b.mp4"):
+        ids = [result.track_ids for result in kept.results if result.source.name == name]
+        assert ids == [(number,) for number in range(1, 21)]
