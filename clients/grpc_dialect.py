@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from clients.address import Address
 from clients.batches import Batch
 from clients.contract import INPUT, OUTPUT
+from clients.encoded import EncodedRequest, grpc_message, rows_from_grpc
 from clients.errors import ClientError, ContractError, InferenceError, one_line
 from clients.failures import (
     ModelState,
@@ -99,6 +100,11 @@ class GrpcDialect:
         message = encode_request(batch)
         answer = yield from self._call("ModelInfer", message, contract.model, contract.version, timeout_s)
         return decode_response(self._messages.ModelInferResponse.FromString(answer))
+
+    def infer_encoded(self, request: EncodedRequest, timeout_s: float) -> Steps[NDArray[np.float32]]:
+        """The answer to one encoded image, float32 [N, 6]."""
+        answer = yield from self._call("ModelInfer", grpc_message(request), request.contract.model, "", timeout_s)
+        return rows_from_grpc(self._messages.ModelInferResponse.FromString(answer))
 
     def is_ready(self, model: str, version: str, timeout_s: float) -> Steps[bool]:
         """Whether the server would take a request for the model now."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from clients.address import Address
 from clients.batches import Batch
 from clients.contract import INPUT, OUTPUT
+from clients.encoded import EncodedRequest, http_body, rows_from_http
 from clients.errors import ClientError, ContractError, ServerUnavailableError
 from clients.failures import ModelState, model_not_served, no_inference, no_server, refused
 from clients.options import Compression
@@ -72,7 +73,16 @@ class HttpDialect:
     def infer(self, batch: Batch, timeout_s: float) -> Steps[NDArray[np.float32]]:
         """The answer to one batch, float32 [B, N, 6]."""
         model, version = batch.contract.model, batch.contract.version
-        body: tuple[bytes | memoryview, ...] = encode_request(batch)
+        return decode_response(*(yield from self._infer(model, version, encode_request(batch), timeout_s)))
+
+    def infer_encoded(self, request: EncodedRequest, timeout_s: float) -> Steps[NDArray[np.float32]]:
+        """The answer to one encoded image, float32 [N, 6]."""
+        return rows_from_http(*(yield from self._infer(request.contract.model, "", http_body(request), timeout_s)))
+
+    def _infer(
+        self, model: str, version: str, body: tuple[bytes | memoryview, ...], timeout_s: float
+    ) -> Steps[tuple[bytes, int]]:
+        """The body of the answer, and the length of the JSON that it begins with."""
         headers = {_HEADER_LENGTH: str(len(body[0]))}
         if self._compression is not Compression.NONE:
             body = yield Work(lambda: (_compressed(body, self._compression),))
@@ -83,7 +93,7 @@ class HttpDialect:
         header_length = reply.headers.get(_HEADER_LENGTH.lower(), "")
         if not header_length.isdecimal():
             raise no_server(self.address, "what answers is not Triton: no binary tensor")
-        return decode_response(self._content(reply), int(header_length))
+        return self._content(reply), int(header_length)
 
     def is_ready(self, model: str, version: str, timeout_s: float) -> Steps[bool]:
         """Whether the server would take a request for the model now."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from clients.address import Address, address_from
 from clients.batches import Batch
+from clients.encoded import EncodedRequest
 from clients.errors import OptionsError
 from clients.options import DEFAULT_OPTIONS, ConnectionOptions
 from clients.steps import GrpcCall, HttpCall, Pause, Steps, Work
@@ -77,6 +78,9 @@ class Dialect(Protocol):
 
     def infer(self, batch: Batch, timeout_s: float) -> Steps[NDArray[np.float32]]:
         """The answer to one batch, float32 [B, N, 6]."""
+
+    def infer_encoded(self, request: EncodedRequest, timeout_s: float) -> Steps[NDArray[np.float32]]:
+        """The answer to one encoded image, float32 [N, 6]."""
 
     def is_ready(self, model: str, version: str, timeout_s: float) -> Steps[bool]:
         """Whether the server would take a request for the model now."""
