@@ -20,7 +20,7 @@ from builder.gpus import find_gpu
 from builder.memory import MemoryBudget, with_engine
 from builder.plans import PlanFile, with_plans
 from builder.repository import VersionContent
-from builder.serving import CpuServing, GpuServing, ServingSettings
+from builder.serving import CpuServing, GpuServing, ServingSettings, settings_for_all
 
 if TYPE_CHECKING:
     from builder.artifacts import ConfigFile
@@ -59,15 +59,8 @@ class Deployment:
 
     @property
     def whole_fleet(self) -> ServingSettings:
-        """What every GPU of the fleet can take: the least of each setting; no bound and no limit are the most."""
-
-        def least(name: str) -> int:
-            values = [getattr(each.settings, name) for each in self.fleet]
-            bounds = [value for value in values if value] if name in ("max_queue_size", "queue_timeout_ms") else values
-            return min(bounds, default=0)
-
-        values = {each.name: least(each.name) for each in dataclasses.fields(ServingSettings)}
-        return ServingSettings(**values)
+        """What every GPU of the fleet can take."""
+        return settings_for_all([each.settings for each in self.fleet])
 
     def configs(self, version: int) -> tuple[ConfigFile, ...]:
         """The configurations of version ``version``."""

@@ -31,7 +31,7 @@ from builder.plans import PlanFile, check_fleet, published_plans
 from builder.proof import Proven, judging_data, prove
 from builder.releases import DEFAULT_RELEASE, find_release
 from builder.repository import PublishedVersion, VersionContent, check_model_name, check_target, publish_content
-from builder.serving import CpuServing, GpuServing
+from builder.serving import CpuServing, GpuServing, settings_for_all
 from builder.sizing import Sizing, size
 from builder.stages import IMAGE_TOOLS, PRECISION_TOOLS, Stages
 from builder.weights import find_weights
@@ -157,18 +157,17 @@ def _deployment(
         )
         for gpu in gpus
     )
-    deployment = Deployment(
+    # A CPU's queue is the fleet's: who calls it shall see no difference but the speed.
+    on_cpu = dataclasses.replace(settings_for_all([each.settings for each in fleet]), instances=1)
+    return Deployment(
         name=spec.model_name,
         model=proven.model,
         head=spec.head,
         classes=proven.network.names,
-        cpu=CpuServing(precision=spec.cpu_precision),
+        cpu=CpuServing(settings=on_cpu, precision=spec.cpu_precision),
         fleet=fleet,
         parameters=parameters_of(proven.network, spec.head),
     )
-    # A CPU's queue is the fleet's: who calls it shall see no difference but the speed.
-    on_cpu = dataclasses.replace(deployment.whole_fleet, instances=1)
-    return dataclasses.replace(deployment, cpu=CpuServing(settings=on_cpu, precision=spec.cpu_precision))
 
 
 def _encoded(spec: BuildSpec, deployment: Deployment) -> tuple[ExtraModel, ...]:

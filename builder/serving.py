@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,17 @@ class ServingSettings:
         """The batches that are warmed up, and whose CUDA graphs are captured: powers of two, and the largest."""
         powers = (1 << power for power in range(self.max_batch.bit_length()))
         return tuple(sorted({*powers, self.max_batch}))
+
+
+def settings_for_all(machines: Sequence[ServingSettings]) -> ServingSettings:
+    """What every one of them can take: the least of each setting; no bound and no limit are the most."""
+
+    def least(name: str) -> int:
+        values = [getattr(each, name) for each in machines]
+        bounds = [value for value in values if value] if name in ("max_queue_size", "queue_timeout_ms") else values
+        return min(bounds, default=0)
+
+    return ServingSettings(**{each.name: least(each.name) for each in dataclasses.fields(ServingSettings)})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
