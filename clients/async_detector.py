@@ -10,7 +10,8 @@ from clients.detections import Detections
 from clients.images import ImageSource
 from clients.many import AnyIterable, AsyncResults
 from clients.options import DEFAULT_OPTIONS, ConnectionOptions
-from clients.session import DEFAULT_CONFIDENCE, DEFAULT_TIMEOUT_S, Session
+from clients.sending import Send, session_for
+from clients.session import DEFAULT_CONFIDENCE, DEFAULT_TIMEOUT_S
 from clients.transport import AsyncTransport, connect_async
 
 
@@ -33,9 +34,10 @@ class AsyncDetector:
         version: str | int = "",
         timeout_s: float = DEFAULT_TIMEOUT_S,
         options: ConnectionOptions = DEFAULT_OPTIONS,
+        send: Send | str = Send.PIXELS,
     ) -> None:
         """Check the arguments; an empty ``version`` leaves the choice to the server."""
-        self._session = Session(model, version=version, timeout_s=timeout_s, options=options)
+        self._session = session_for(send, model, version=version, timeout_s=timeout_s, options=options)
         self._url = url
         self._options = options
         self._transport: AsyncTransport | None = None

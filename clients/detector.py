@@ -10,7 +10,8 @@ from clients.detections import Detections
 from clients.images import ImageSource
 from clients.many import Results
 from clients.options import DEFAULT_OPTIONS, ConnectionOptions
-from clients.session import DEFAULT_CONFIDENCE, DEFAULT_TIMEOUT_S, Session
+from clients.sending import Send, session_for
+from clients.session import DEFAULT_CONFIDENCE, DEFAULT_TIMEOUT_S
 from clients.transport import Cancellation, connect
 
 __all__ = ["DEFAULT_CONFIDENCE", "DEFAULT_TIMEOUT_S", "Detector"]
@@ -25,6 +26,9 @@ class Detector:
     ``clients.errors``. ``timeout_s`` is the time allowed for each request, with what is sent again when the server did
     not take it (``clients.retry``).
 
+    With ``send="encoded"`` a JPEG, PNG or WebP goes to the server as it is, to the ensemble ``NAME_jpeg`` beside the
+    model, and only the boxes that are asked for come back (``clients.sending``).
+
     One detector may be shared by several threads, whose requests then run side by side and share the server's batches.
     Close it, or use it in a ``with`` statement, when no thread uses it any more.
     """
@@ -37,9 +41,10 @@ class Detector:
         version: str | int = "",
         timeout_s: float = DEFAULT_TIMEOUT_S,
         options: ConnectionOptions = DEFAULT_OPTIONS,
+        send: Send | str = Send.PIXELS,
     ) -> None:
         """Connect and read the model's contract; an empty ``version`` leaves the choice to the server."""
-        self._session = Session(model, version=version, timeout_s=timeout_s, options=options)
+        self._session = session_for(send, model, version=version, timeout_s=timeout_s, options=options)
         self._transport = connect(url, options)
         try:
             self._transport.run(self._session.open(self._transport.dialect))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import http.client
 import io
@@ -23,6 +24,7 @@ from builder.repository import publish, publish_content
 from builder.server import TritonServer
 from builder.serving import ServingSettings
 from builder.verify import verify
+from clients import AsyncDetector, Detector
 from clients.detections import Detections
 from clients.encoded import (
     EVERYTHING,
@@ -36,7 +38,7 @@ from clients.encoded import (
     rows_from_grpc,
     rows_from_http,
 )
-from clients.errors import ImageError
+from clients.errors import ContractError, ImageError, ModelNotFoundError
 from clients.images import read_image
 from clients.letterbox import letterbox
 from clients.selection import Selection
@@ -47,6 +49,7 @@ SIZE_HW = (96, 128)
 ROWS = 300
 NAMES = ("rot", "grün", "blue")
 TIMEOUT_S = 60
+DETECTORS = ("plant", "strict", "stale")
 SUFFIXES = ("", "_decode", "_select", "_jpeg")
 
 # Its answer tells every pixel that it saw from every other: a row for each 8x8 tile of one colour.
@@ -95,6 +98,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for extra in encoded_models(served):
             config = limited(extra.config) if extra.name == "strict_decode" else extra.config
             publish_content(folder, extra.name, dataclasses.replace(extra, config=config).content)
+    # Trained for other classes, and built without the models beside it.
+    relabelled = deployment(MODEL, "stale", settings=SETTINGS, classes=(*NAMES, "new"))
+    files = {"model.onnx": b"", "model.py": STAND_IN.encode(), "labels.txt": b""}
+    publish(folder, "stale", files=files, configs=relabelled.configs, build={})
+    for extra in encoded_models(deployment(MODEL, "stale", settings=SETTINGS, classes=NAMES)):
+        publish_content(folder, extra.name, extra.content)
     return folder
 
 
@@ -410,10 +419,69 @@ class TestSelection:
         assert client.ask(self.PICTURE, ("count",), **{"x-request-id": "abc"})["count"].tolist() == [192]
 
 
+class TestDetector:
+    @pytest.fixture(params=["grpc", "http"])
+    def url(self, server: TritonServer, request: pytest.FixtureRequest) -> str:
+        return server.grpc_url if request.param == "grpc" else server.http_url
+
+    def test_finds_the_same_by_either_way(self, url: str) -> None:
+        sources = [PICTURES[name] for name in ("jpeg", "png", "webp", "jpeg turned 6", "png of 16 bits")]
+        with Detector(url, "plant") as by_pixels, Detector(url, "plant", send="encoded") as by_bytes:
+            expected = [by_pixels.detect(source, 0.5) for source in sources]
+            assert any(expected)
+            assert [by_bytes.detect(source, 0.5) for source in sources] == expected
+            assert by_bytes.detect_batch(sources, 0.5) == expected
+            assert list(by_bytes.detect_many(sources * 20, 0.5)) == expected * 20
+            assert (by_bytes.names, by_bytes.size, by_bytes.model) == (NAMES, SIZE_HW, "plant_jpeg")
+            assert by_bytes.is_ready()
+
+    def test_on_an_event_loop_it_is_the_same(self, url: str) -> None:
+        async def found() -> tuple[Detections, list[Detections]]:
+            async with AsyncDetector(url, "plant", send="encoded") as detector:
+                many = [each async for each in detector.detect_many([PICTURES["png"]] * 30)]
+                return await detector.detect(PICTURES["png"]), many
+
+        with Detector(url, "plant") as detector:
+            expected = detector.detect(PICTURES["png"])
+        assert asyncio.run(found()) == (expected, [expected] * 30)
+
+    def test_files_are_sent_as_they_are(self, url: str, tmp_path: Path) -> None:
+        path = tmp_path / "picture.webp"
+        path.write_bytes(PICTURES["webp"])
+        with Detector(url, "plant", send="encoded") as detector:
+            assert detector.detect(path) == detector.detect(str(path)) == detector.detect(PICTURES["webp"])
+
+    def test_what_only_the_server_finds_is_an_image_error_too(self, url: str) -> None:
+        cut = PICTURES["jpeg"][: len(PICTURES["jpeg"]) // 2]
+        with Detector(url, "plant", send="encoded") as detector:
+            with pytest.raises(ImageError, match=r"^encoded image of \d+ bytes: the image is truncated"):
+                detector.detect(cut)
+            with pytest.raises(ImageError, match=r"^image 1: encoded image of \d+ bytes: the image is truncated"):
+                detector.detect_batch([PICTURES["png"], cut])
+            with pytest.raises(ImageError, match="pixels are sent with"):
+                detector.detect(np.zeros((9, 9, 3), np.uint8))
+            with pytest.raises(ImageError, match="expected JPEG, PNG or WebP"):
+                detector.detect(b"nothing")
+
+    def test_model_without_the_ensemble_says_how_to_get_one(self, url: str) -> None:
+        with pytest.raises(ModelNotFoundError, match="build 'plant_jpeg' with --encoded to have it"):
+            Detector(url, "plant_jpeg", send="encoded")
+
+    def test_ensemble_of_another_build_is_told(self, url: str) -> None:
+        with pytest.raises(ContractError, match="was built for another version of 'stale'"):
+            Detector(url, "stale", send="encoded")
+
+    def test_arguments_that_contradict_each_other_are_refused(self, url: str) -> None:
+        with pytest.raises(ValueError, match="expected no version with encoded images, got 2"):
+            Detector(url, "plant", version=2, send="encoded")
+        with pytest.raises(ValueError, match="expected send to be one of 'pixels', 'encoded'"):
+            Detector(url, "plant", send="telepathy")
+
+
 def test_published_models_are_what_they_should_be(repository: Path, server: TritonServer) -> None:
     assert all(report.ok for report in verify(repository)), verify(repository)
-    ours = [finding for finding in diagnose(repository) if finding.where.partition("/")[0] not in ("plant", "strict")]
+    ours = [finding for finding in diagnose(repository) if finding.where.partition("/")[0] not in DETECTORS]
     assert ours == []
     assert {name: state for name, _, state in server.models()} == {
-        f"{detector}{suffix}": "READY" for detector in ("plant", "strict") for suffix in SUFFIXES
+        f"{detector}{suffix}": "READY" for detector in DETECTORS for suffix in SUFFIXES
     }
