@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import http.client
 import json
 import logging
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
+import cv2
 import numpy as np
 import pytest
 
@@ -25,6 +32,7 @@ from clients.scheduled_detector import ScheduledDetector
 from tests.conftest import FreePorts, StartServer
 
 IMAGE = np.zeros((48, 64, 3), np.uint8)
+ROOT = Path(__file__).resolve().parents[2]
 
 STAND_IN = '''
 """Finds in any picture one object of the class of its own version's number."""
@@ -487,3 +495,151 @@ def _patiently(detector: ScheduledDetector) -> str:
         return who(detector)
     except ClientError:
         return ""
+
+
+def command(name: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-m", "clients", name, *map(str, arguments)]
+
+
+class TestModelsCommand:
+    def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command("models", *arguments), cwd=ROOT, check=False, capture_output=True, text=True)
+
+    def test_models_are_a_table(self, url: str) -> None:
+        result = self.run("--url", url)
+        assert (result.returncode, result.stderr) == (0, "")
+        heading, *rows = result.stdout.splitlines()
+        assert heading.split() == ["MODEL", "VERSION", "STATE"]
+        assert ["day", "3", "READY"] in [row.split() for row in rows]
+        assert self.run("list", "--url", url).stdout == result.stdout
+
+    def test_model_is_loaded_switched_and_unloaded(self, url: str) -> None:
+        assert json.loads(self.run("--json", "load", "night", "--url", url).stdout)[0]["state"] == "READY"
+        used = self.run("use", "day", "--version", 2, "--url", url, "--json")
+        assert {(entry["version"], entry["state"]) for entry in json.loads(used.stdout)} >= {("2", "READY")}
+        assert json.loads(self.run("unload", "night", "--json", "--url", url).stdout)[0]["state"] == "UNAVAILABLE"
+        assert "night" in self.run("versions", "night", "--url", url).stdout
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("load", "dusk"), "no model 'dusk'"),
+            (("load", "broken"), "the weights are rotten"),
+            (("use", "day", "--version", 9), "has no version 9"),
+        ],
+    )
+    def test_refusal_is_one_line(self, url: str, arguments: tuple[object, ...], message: str) -> None:
+        result = self.run(*arguments, "--url", url)
+        assert (result.returncode, result.stdout) == (1, "")
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
+
+    def test_server_that_is_not_in_explicit_mode_is_one_line(self, fixed_server: TritonServer, protocol: str) -> None:
+        result = self.run("unload", "day", "--url", url_of(fixed_server, protocol))
+        assert result.returncode == 1
+        assert "it is not in explicit control mode" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+class _Gateway:
+    """A gateway process, and a plain HTTP client of it."""
+
+    def __init__(self, url: str, model: str, *arguments: object) -> None:
+        self.process = subprocess.Popen(
+            command("gateway", "--url", url, "--model", model, "--port", 0, *arguments),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.line = self.process.stdout.readline()
+
+    def __enter__(self) -> _Gateway:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def get(self, path: str) -> int:
+        return self._request("GET", path, None)[0]
+
+    def ask(self, query: str, **variables: object) -> tuple[int, dict[str, Any]]:
+        return self._request("POST", "/graphql", json.dumps({"query": query, "variables": variables}).encode())
+
+    def _request(self, method: str, path: str, body: bytes | None) -> tuple[int, dict[str, Any]]:
+        port = int(self.line.rpartition("/graphql")[0].rpartition(":")[2])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+
+
+def png(width: int, height: int) -> str:
+    is_encoded, encoded = cv2.imencode(".png", np.zeros((height, width, 3), np.uint8))
+    assert is_encoded
+    return base64.b64encode(encoded.tobytes()).decode()
+
+
+class TestGateway:
+    def test_program_without_grpc_gets_what_it_asks_for(self, url: str) -> None:
+        query = """query($image: Image!) {
+          detect(image: $image, classes: ["day 3", "day 1"], region: {x1: 60, y1: 0, x2: 500, y2: 500}, max: 5) {
+            width height count here: any(class: "day 3") other: any(class: "day 1")
+            detections { class confidence xyxy }
+          }
+        }"""
+        with _Gateway(url, "day") as gateway:
+            assert gateway.line.startswith("gateway to day at http://127.0.0.1:")
+            status, answer = gateway.ask(query, image=png(128, 96))
+            assert (status, answer["data"]["detect"]) == (
+                200,
+                {
+                    "width": 128,
+                    "height": 96,
+                    "count": 1,
+                    "here": True,
+                    "other": False,
+                    "detections": [{"class": "day 3", "confidence": 0.9, "xyxy": [0.0, 0.0, 128.0, 96.0]}],
+                },
+            )
+
+    def test_gateway_follows_the_server(self, url: str, control: ModelControl) -> None:
+        query = "query($image: Image!) { detect(image: $image) { count } }"
+        with _Gateway(url, "day") as gateway:
+            assert gateway.get("/health/ready") == 200
+            control.unload("day")
+            control.wait_until_unloaded("day")
+            assert gateway.get("/health/ready") == 503
+            assert gateway.get("/health/live") == 200
+            status, answer = gateway.ask(query, image=png(9, 9))
+            assert (status, answer["data"]) == (200, {"detect": None})
+            assert answer["errors"][0]["extensions"] == {"code": "MODEL_NOT_READY"}
+            control.load("day")
+            assert gateway.get("/health/ready") == 200
+            assert gateway.ask(query, image=png(9, 9)) == (200, {"data": {"detect": {"count": 1}}})
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_signal_ends_it_in_order(self, server: TritonServer, number: int) -> None:
+        with _Gateway(server.grpc_url, "day") as gateway:
+            assert gateway.get("/health/live") == 200
+            gateway.process.send_signal(number)
+            assert gateway.process.communicate(timeout=60) == ("", "")
+            assert gateway.process.returncode == 0
+
+    def test_requests_side_by_side_get_their_own_answers(self, server: TritonServer) -> None:
+        query = "query($image: Image!) { detect(image: $image) { width count } }"
+        with _Gateway(server.grpc_url, "day", "--workers", 8) as gateway, ThreadPoolExecutor(8) as threads:
+            answers = list(threads.map(lambda width: gateway.ask(query, image=png(width, 20)), range(10, 74)))
+        assert answers == [(200, {"data": {"detect": {"width": width, "count": 1}}}) for width in range(10, 74)]
+
+    def test_port_that_is_taken_is_one_line(self, server: TritonServer) -> None:
+        arguments = ("--url", server.grpc_url, "--model", "day", "--port", server.options.http_port)
+        result = subprocess.run(
+            command("gateway", *arguments), cwd=ROOT, check=False, capture_output=True, text=True, timeout=60
+        )
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr.startswith(f"error: cannot listen on port {server.options.http_port} of 127.0.0.1")
+        assert result.stderr.count("\n") == 1
