@@ -50,10 +50,12 @@ def no_server(address: Address, reason: object, *, not_accepted: bool = False) -
 def wrong_protocol(address: Address, reason: object) -> ServerUnavailableError:
     """Something answers at the address, but not in the scheme's protocol."""
     mine, other = ("gRPC", "HTTP") if address.is_grpc else ("HTTP", "gRPC")
+    secure = "" if address.has_tls else f"if it wants TLS, use {address.scheme}s://; "
     scheme = other.lower() + ("s" if address.has_tls else "")
     return ServerUnavailableError(
         f"the server at {address} does not speak {mine} ({one_line(reason)}): "
-        f"if {address.port} is its {other} port, use {scheme}://{address.netloc}; its metrics port takes no requests"
+        f"if {address.port} is its {other} port, use {scheme}://{address.netloc}; {secure}its metrics port takes no "
+        "requests"
     )
 
 

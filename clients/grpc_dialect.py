@@ -33,6 +33,7 @@ SIDE_CALL_TIMEOUT_S = 3.0
 """For the questions that only make an error's message better."""
 _LENGTH_DELIMITED = 2
 # What gRPC's core says when it never had a connection to send the request over.
+_NO_TRUST = ("handshake", "Handshake", "SSL_ERROR", "Hostname Verification", "Peer name")
 _NEVER_CONNECTED = ("failed to connect to all addresses", "DNS resolution failed", "name resolution")
 
 
@@ -83,6 +84,7 @@ class GrpcDialect:
 
         self.address = address
         self._messages = service_pb2
+        self._has_answered = False
 
     def model_config(self, model: str, version: str, timeout_s: float) -> Steps[dict[str, Any]]:
         """The model's configuration."""
@@ -117,6 +119,7 @@ class GrpcDialect:
             answer: bytes = yield GrpcCall(method, message, timeout_s)
         except RpcStatusError as failure:
             raise (yield from self._error(failure, model, version, timeout_s)) from failure
+        self._has_answered = True
         return answer
 
     def _error(self, failure: RpcStatusError, model: str, version: str, timeout_s: float) -> Steps[ClientError]:
@@ -138,12 +141,15 @@ class GrpcDialect:
         """gRPC's core and a server that refuses a request send the same status."""
         # Its details nest: "failed to connect to all addresses; last error: ...: Connection refused".
         reason = details.rpartition(": ")[2].rstrip("]")
-        if (
-            "Ssl handshake failed" in details
-            or "SSL_ERROR" in details
-            or (self.address.has_tls and "empty address list" not in details and reason == "Socket closed")
+        if self.address.has_tls and (
+            any(words in details for words in _NO_TRUST)
+            # A server that asks for a certificate tells that this one's is missing after the handshake, by hanging up.
+            or (reason == "Socket closed" and not self._has_answered)
         ):
-            return no_trust(self.address, reason)
+            said = details.rpartition("OPENSSL_internal:")[2].removesuffix(": OK") if "OPENSSL" in details else reason
+            if reason == "Socket closed":
+                said = "it hung up; it may ask for a certificate"
+            return no_trust(self.address, said.replace("_", " ").lower())
         if any(words in details for words in _NEVER_CONNECTED):
             if reason == "Socket closed":
                 return wrong_protocol(self.address, reason)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from clients.address import Address
-from clients.errors import OptionsError
 from clients.failures import connection_closed
-from clients.options import Compression, ConnectionOptions, read_pem
+from clients.options import Compression, ConnectionOptions
 from clients.steps import GrpcCall, RpcStatusError
+from clients.tls import pem_files, tls_context
 from clients.transport import Cancellation, CancelledByCallerError
 
 if TYPE_CHECKING:
@@ -128,15 +128,7 @@ def _credentials(address: Address, options: ConnectionOptions) -> grpc.ChannelCr
         return None
     import grpc
 
-    root, certificate, private_key = (
-        None if path is None else read_pem(path, what)
-        for path, what in (
-            (options.root_certificates, "root certificates"),
-            (options.certificate, "a certificate"),
-            (options.private_key, "a private key"),
-        )
-    )
-    try:
-        return grpc.ssl_channel_credentials(root, private_key, certificate)
-    except Exception as error:
-        raise OptionsError(f"the certificates cannot be used: {error}") from error
+    # gRPC takes whatever it is given, and fails later as if no server were there.
+    tls_context(address, options)
+    root, certificate, private_key = pem_files(options)
+    return grpc.ssl_channel_credentials(root, private_key, certificate)

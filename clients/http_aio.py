@@ -11,9 +11,9 @@ from typing import Any
 from clients.address import Address
 from clients.errors import ClientError
 from clients.failures import connection_closed, no_answer, no_server, no_trust, wrong_protocol
-from clients.http_transport import tls_context, tls_reason
 from clients.options import ConnectionOptions
 from clients.steps import HttpCall, HttpReply
+from clients.tls import tls_context, tls_reason
 
 
 class AsyncHttpWire:
@@ -94,6 +94,9 @@ class AsyncHttpWire:
                 made = no_trust(address, tls_reason(error.certificate_error))
             case aiohttp.ClientSSLError():
                 made = no_trust(address, tls_reason(error.os_error))
+            case aiohttp.ClientConnectorError() if address.has_tls and not error.os_error.errno:
+                # A server without TLS hangs up on the first bytes of a handshake, for which the system has no number.
+                made = no_trust(address, "the server broke off the handshake")
             case aiohttp.ClientConnectorError():
                 made = no_server(address, error.os_error.strerror or error.os_error, not_accepted=True)
             case aiohttp.ClientPayloadError():

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from clients.address import Address
-from clients.errors import OptionsError
 from clients.failures import connection_closed, no_answer, no_server, no_trust, wrong_protocol
-from clients.options import ConnectionOptions, read_pem
+from clients.options import ConnectionOptions
 from clients.steps import HttpCall, HttpReply
+from clients.tls import tls_context, tls_reason
 from clients.transport import Cancellation
 
 
@@ -121,32 +121,6 @@ class HttpWire:
             raise no_server(self._address, "it went away in the middle of an answer") from error
         except http.client.HTTPException as error:
             raise wrong_protocol(self._address, f"{type(error).__name__}: its answer is not HTTP") from error
-
-
-def tls_context(address: Address, options: ConnectionOptions) -> ssl.SSLContext | None:
-    """What connections are encrypted with; None for an address without TLS. Raises OptionsError."""
-    if not address.has_tls:
-        return None
-    if options.root_certificates is not None:
-        read_pem(options.root_certificates, "root certificates")
-    try:
-        context = ssl.create_default_context(cafile=options.root_certificates)
-        if options.certificate is not None and options.private_key is not None:
-            read_pem(options.certificate, "a certificate")
-            read_pem(options.private_key, "a private key")
-            # An empty passphrase, where OpenSSL would ask for one on the terminal.
-            context.load_cert_chain(options.certificate, options.private_key, password="")
-    except (ssl.SSLError, ValueError) as error:
-        raise OptionsError(f"the certificates cannot be used: {error}") from error
-    return context
-
-
-def tls_reason(error: Exception) -> str:
-    """What OpenSSL says, without its own coordinates."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message
-    reason = error.reason if isinstance(error, ssl.SSLError) else None
-    return (reason or str(error)).replace("_", " ").lower()
 
 
 @contextmanager

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from itertools import islice
 from types import TracebackType
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from clients.batches import check_several
-from clients.transport import Cancellation
+from clients.transport import Cancellation, CancelledByCallerError
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -53,9 +53,10 @@ class Results(Iterator[T], Generic[S, T]):
             asked = True
         if self._pending:
             try:
-                return self._pending[0].result()
-            finally:
-                self._pending.popleft()
+                return self._pending.popleft().result()
+            except (CancelledByCallerError, CancelledError):
+                # Closed by another thread while this one waited.
+                raise StopIteration from None
         self.close()
         error, self._source_error = self._source_error, None
         if error is not None:
@@ -127,7 +128,7 @@ class AsyncResults(AsyncIterator[T], Generic[S, T]):
     async def __anext__(self) -> T:
         while True:
             if self._taking is None and not self._exhausted and len(self._pending) < self._in_flight:
-                self._taking = asyncio.create_task(self._take_sources())
+                self._taking = asyncio.create_task(self._take_source())
             if self._pending and self._pending[0].done():
                 return self._pending.popleft().result()
             waited = {task for task in (self._taking, *islice(self._pending, 1)) if task is not None}
@@ -142,18 +143,17 @@ class AsyncResults(AsyncIterator[T], Generic[S, T]):
             raise error
         raise StopAsyncIteration
 
-    async def _take_sources(self) -> None:
-        """Start on sources until there is no room, or the first of them is answered."""
-        while len(self._pending) < self._in_flight and not self._exhausted:
-            try:
-                source = await anext(self._sources)
-            except StopAsyncIteration:
-                self._exhausted = True
-            except Exception as error:
-                self._exhausted, self._source_error = True, error
-            else:
-                index, self._taken = self._taken, self._taken + 1
-                self._pending.append(asyncio.create_task(self._detect(source, index)))
+    async def _take_source(self) -> None:
+        """Start on the next source."""
+        try:
+            source = await anext(self._sources)
+        except StopAsyncIteration:
+            self._exhausted = True
+        except Exception as error:
+            self._exhausted, self._source_error = True, error
+        else:
+            index, self._taken = self._taken, self._taken + 1
+            self._pending.append(asyncio.create_task(self._detect(source, index)))
 
     async def aclose(self) -> None:
         """End what is on its way, and give no more results."""
@@ -177,8 +177,6 @@ class AsyncResults(AsyncIterator[T], Generic[S, T]):
 async def _in_turn(sources: Iterable[S]) -> AsyncIterator[S]:
     for source in sources:
         yield source
-        # What was started on the last one gets a turn, also where no source ever waits.
-        await asyncio.sleep(0)
 
 
 def _check_in_flight(in_flight: int) -> None:

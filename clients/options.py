@@ -98,17 +98,6 @@ class ConnectionOptions:
 DEFAULT_OPTIONS = ConnectionOptions()
 
 
-def read_pem(path: Path, what: str) -> bytes:
-    """A certificate or key; raises OptionsError for a file that cannot be read or holds none."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise OptionsError(f"expected {what} in {path}, got: {error.strerror}") from error
-    if b"-----BEGIN " not in content:
-        raise OptionsError(f"expected {what} in PEM in {path}, it has no line -----BEGIN ...: convert it with openssl")
-    return content
-
-
 def _check_header(header: str, value: str) -> None:
     # A value may be a secret: it is not quoted.
     if not isinstance(header, str) or not _HEADER_NAME.fullmatch(header):

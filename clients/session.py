@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.batches import Batch, InputPool, batch_of_one, batches
+from clients.batches import Batch, InputPool, batch_of_one, batches, keep_freed_memory
 from clients.contract import Contract, contract_from_config
 from clients.detections import Detections
 from clients.errors import (
@@ -91,6 +91,7 @@ class Session:
         )
         self._contract = contract_from_config(config, model=self.model, version=self.version)
         self._pool = InputPool(self._contract)
+        keep_freed_memory(self._contract)
 
     def is_ready(self, dialect: Dialect) -> Steps[bool]:
         """Whether the server would take a request now; asked once, without another attempt."""
