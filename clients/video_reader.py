@@ -128,9 +128,7 @@ class Reader(threading.Thread):
         # Over UDP a lost packet is a grey picture.
         options = {"fflags": "nobuffer"} | ({"rtsp_transport": "tcp"} if is_rtsp else {})
         with _opened(self._source.text, options, (OPEN_TIMEOUT_S, READ_TIMEOUT_S)) as container:
-            stream = _video_stream(container)
-            # Threads over frames hold frames back.
-            stream.codec_context.thread_count = 1
+            stream = _video_stream(container, threads=1)
             has_clock = container.format.name not in _WITHOUT_CLOCK
             sampler, lag = Sampler(self._options.fps), Lag()
             for frame in self._decoded(container, stream):
@@ -177,7 +175,7 @@ class Reader(threading.Thread):
         duration_s = 1 / DEFAULT_FPS
         try:
             with _opened(str(path), {"protocol_whitelist": "file"}, None) as container:
-                stream = _video_stream(container)
+                stream = _video_stream(container, threads=0 if self._options.drops_nothing else 1)
                 rate = stream.average_rate or stream.guessed_rate
                 duration_s = 1 / float(rate) if rate else duration_s
                 for frame in self._decoded(container, stream):
@@ -253,10 +251,14 @@ def _opened(place: str, options: dict[str, str], timeout: tuple[float, float] | 
         raise OSError(error.errno, error.strerror) from error
 
 
-def _video_stream(container: InputContainer) -> av.VideoStream:
+def _video_stream(container: InputContainer, threads: int) -> av.VideoStream:
+    """The first video stream; 0 threads are as many as there are cores."""
     if not container.streams.video:
         raise OSError("it has no video, expected a video stream")
-    return container.streams.video[0]
+    stream = container.streams.video[0]
+    # In real time there are many sources, and threads that decode several frames at once hold frames back.
+    stream.codec_context.thread_count = threads
+    return stream
 
 
 def _reason(error: OSError) -> str:

@@ -1,0 +1,75 @@
+"""``python -m clients stream`` without a server."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clients import stream_command
+from clients.errors import ClientError, ServerUnavailableError
+from tests.videos import numbered_video
+
+ROOT = Path(__file__).parents[3]
+HEAVY = "{'av', 'cv2', 'numpy', 'rich', 'prometheus_client', 'supervision', 'grpc', 'tritonclient', 'trackers'}"
+
+
+def parsed(*arguments: object) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    stream_command.add_arguments(parser)
+    return parser.parse_args([*map(str, arguments), "--model", "shapes"])
+
+
+def test_its_arguments_load_nothing_heavy() -> None:
+    code = f"""
+import argparse, sys
+from clients import stream_command
+heavy = {HEAVY} & set(sys.modules)
+stream_command.add_arguments(argparse.ArgumentParser())
+print(sorted(({HEAVY} & set(sys.modules)) - heavy))
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert run.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: SOURCE"),
+        (["a.mp4", "--fps", "0"], "expected a number above 0, got 0"),
+        (["a.mp4", "--fps", "nan"], "expected a number above 0, got nan"),
+        (["a.mp4", "--duration", "soon"], "expected a number, got soon"),
+        (["a.mp4", "--confidence", "2"], "expected a number from 0 to 1, got 2"),
+        (["a.mp4", "--in-flight", "0"], "expected a whole number from 1 to 256, got 0"),
+        (["a.mp4", "--metrics-port", "65536"], "expected a port from 0 to 65535, got 65536"),
+    ],
+)
+def test_wrong_arguments_end_with_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parsed(*arguments)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_source_that_is_not_there_is_named_before_anything_is_connected() -> None:
+    with pytest.raises(ClientError, match=r"no file or folder gone\.mp4"):
+        stream_command.run(parsed("gone.mp4"))
+
+
+def test_without_a_server_nothing_is_read(tmp_path: Path) -> None:
+    video = numbered_video(tmp_path / "v.mp4", 3)
+    with pytest.raises(ServerUnavailableError, match="no server at"):
+        stream_command.run(parsed(video, "--url", "grpc://127.0.0.1:9", "--save", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_library_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    video = numbered_video(tmp_path / "v.mp4", 3)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ClientError, match=r"pip install 'yolo-triton\[video\]'"):
+        stream_command.run(parsed(video))
