@@ -242,10 +242,17 @@ def _opened(place: str, options: dict[str, str], timeout: tuple[float, float] | 
     """An open container; PyAV's errors come as OSError, which most of them are."""
     import av
 
+    began_s, is_open = time.monotonic(), False
     try:
         with av.open(place, options=options | {"max_pixels": str(MAX_PIXELS)}, timeout=timeout) as container:
+            is_open = True
             yield container
     except av.FFmpegError as error:
+        if timeout and not is_open and time.monotonic() - began_s >= timeout[0]:
+            # RTSP's own word for it is "Invalid data found".
+            raise OSError(f"no answer within {timeout[0]:g} s") from error
+        if timeout and isinstance(error, av.error.ExitError):
+            raise OSError(f"nothing came for {timeout[1]:g} s") from error
         if isinstance(error, OSError):
             raise
         raise OSError(error.errno, error.strerror) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import io
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -161,6 +162,26 @@ def test_a_turned_video_comes_upright(tmp_path: Path, degrees: int, expected: tu
     found = frames[0].picture.pixels().array_HWC
     assert found.shape[:2] == expected
     assert np.abs(found.astype(int) - upright).mean() < 3
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "http"])
+def test_a_camera_that_says_nothing_is_given_up_and_tried_again(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clients.video_reader.OPEN_TIMEOUT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        (source,) = sources_from([f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/x"])
+        said: list[str] = []
+        spoken = threading.Event()
+
+        def say(line: str) -> None:
+            said.append(line)
+            spoken.set()
+
+        reader = Reader(0, source, FrameQueue[Frame]([0], 1), ReadOptions(), say=say, crashed=print)
+        reader.start()
+        assert spoken.wait(30)
+        reader.stop()
+        reader.join(30)
+    assert said == [f"{source.name}: lost (no answer within 0.3 s); trying again until it is back"]
 
 
 class Camera(http.server.BaseHTTPRequestHandler):
