@@ -26,7 +26,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     # Only flags that are given appear in the namespace: the others come from --spec, or from BuildSpec's defaults.
     command.argument_default = argparse.SUPPRESS
     add = command.add_argument
-    add("--spec", type=Path, metavar="YAML", help="the same names in a file; flags win")
+    add("--spec", type=Path, metavar="YAML", help="the same names in a file, its paths from its folder; flags win")
     add("--weights", type=Path, help=".pt or .onnx (default: yolo11n.pt, which Ultralytics downloads)")
     add("--model", metavar="YAML", help="the network of a bare state_dict, such as yolo11n.yaml")
     add("--name", help="the model's name in the repository (default: the weights' file name)")
@@ -55,7 +55,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     add("--queue-timeout-ms", help="longest wait, older requests are refused; 0: no limit (default: 1000)")
     add("--priority-levels", help="requests may name a level from 1, the most urgent, to this (default: 0, one queue)")
-    add("--triton", help="the release that will serve, such as 26.09 (default: the newest that is known)")
+    add("--triton", help="the release that will serve, such as 26.09 (default: the newest of which all is known)")
     add(
         "--hardware-compatibility",
         help="where a plan may run: none, same_compute_capability or ampere_plus (default: none, its own GPU)",
@@ -146,11 +146,16 @@ def _summary(done: Build) -> list[str]:
     if done.beside:
         *steps, ensemble = (each.path.parent.name for each in done.beside)
         lines.append(f"{ensemble} takes encoded images, by {' and '.join(steps)}, whose Python needs Pillow and OpenCV")
+    if published.replaced_edits:
+        lines.append(
+            f"warning: replaced although changed by hand: {', '.join(published.replaced_edits)}; give what they shall "
+            "hold by flags"
+        )
     if published.older_configs:
         lines.append(
             f"warning: still on an older version: {', '.join(published.older_configs)}; build for these GPUs too"
         )
-    lines.append(f"serve it: python -m builder serve --repository {spec.repository}")
+    lines.append(f"serve it: python -m builder serve --repository {shlex.quote(str(spec.repository))}")
     return lines
 
 
@@ -160,7 +165,8 @@ def _gpu_lines(done: Build, serving: GpuServing) -> list[str]:
     sizing, check = done.sizings[name], done.compile_checks[name]
     took = "" if sizing.service_time_ms is None else f", a batch in about {sizing.service_time_ms:.1f} ms (estimated)"
     memory = f"{sizing.budget.total_bytes / 1e9:.1f} of {sizing.budget.capacity_bytes / 1e9:g} GB (estimated)"
-    lines = [f"{name}: {settings.instances} instances, batches up to {settings.max_batch}{took}, {memory}"]
+    count = "1 instance" if settings.instances == 1 else f"{settings.instances} instances"
+    lines = [f"{name}: {count}, batches up to {settings.max_batch}{took}, {memory}"]
     if check.warning:
         lines.append(f"warning: {check.warning}")
     else:
@@ -179,6 +185,8 @@ def _gpu_lines(done: Build, serving: GpuServing) -> list[str]:
 
 def _plan_lines(done: Build) -> list[str]:
     """Which GPUs have a plan, and how the others get theirs."""
+    from builder.plans import plan_file
+
     lines = [
         f"{file}: TensorRT {plan.record.version}, for {' and '.join(plan.record.gpus)}"
         for file, plan in sorted(done.plans.items())
@@ -193,7 +201,14 @@ def _plan_lines(done: Build) -> list[str]:
         "accelerator, which compiles it on the GPU as the model loads, before it is ready",
         "to build the plan, on a machine with that GPU, in a checkout of this project:",
     ]
-    return [*lines, *(f"  {_docker_run(done, each.gpu.name)}" for each in done.waiting)]
+    by_plan: dict[str, list[str]] = {}
+    for each in done.waiting:
+        by_plan.setdefault(plan_file(each.gpu, done.spec.hardware_compatibility), []).append(each.gpu.name)
+    for sharing in by_plan.values():
+        if sharing[1:]:
+            lines.append(f"  once, on one of {', '.join(sharing)}, which share it (--gpu says on which):")
+        lines.append(f"  {_docker_run(done, sharing[0])}")
+    return lines
 
 
 def _docker_run(done: Build, gpu: str) -> str:

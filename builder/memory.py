@@ -145,6 +145,25 @@ def with_engine(budget: MemoryBudget, device_memory_bytes: int) -> MemoryBudget:
     return dataclasses.replace(budget, activation_bytes=device_memory_bytes, workspace_bytes=0, source=FROM_ENGINE)
 
 
+def check_engine_fits(budget: MemoryBudget, device_memory_bytes: int, gpu: GpuTarget) -> None:
+    """Pass where the instances fit with what a compiler says that its engine takes.
+
+    Raises:
+        MemoryBudgetError: they do not; it names how many would.
+    """
+    engine = with_engine(budget, device_memory_bytes)
+    if engine.fits:
+        return
+    most = engine.capacity_bytes // engine.instance_bytes
+    advice = f"take --instances {most}, or smaller batches" if most else "take smaller batches, or a larger GPU"
+    raise MemoryBudgetError(
+        f"{gpu.name}: expected at most {gpu.memory_gb:g} GB, got {engine.total_bytes / GB:.2f} GB for "
+        f"{_instances(budget.instances)} at batch {budget.batch}: the compiled engine takes "
+        f"{device_memory_bytes / 1e6:.0f} MB for activations and scratch, {budget.activation_bytes / 1e6:.0f} MB of "
+        f"activations were estimated; {advice}."
+    )
+
+
 def engine_difference(estimate: MemoryBudget, engine: MemoryBudget) -> str:
     """A line that compares the two."""
     taken, expected = engine.activation_bytes, estimate.activation_bytes

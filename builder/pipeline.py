@@ -25,6 +25,7 @@ from builder.errors import BuilderError
 from builder.gpus import find_gpu
 from builder.graph_cost import graph_cost
 from builder.judging import REPORT_FILE
+from builder.memory import check_engine_fits
 from builder.nvml import NoGpuError, read_devices
 from builder.plan_building import check_tensorrt, make_plan, this_machine
 from builder.plans import PlanFile, check_fleet, published_plans
@@ -95,6 +96,7 @@ def build(
     parity = stages.parity(original, proven.network, proven.model)
     deployment = _deployment(spec, proven, gpus, sizings)
     checks = stages.compile_checks(proven.model, deployment.fleet)
+    _check_compiled(deployment, sizings, checks)
     built, no_plan_here = _plan_here(stages, deployment, release)
     manifest = _manifest(stages, proven, deployment, sizings, checks) | {"parity": parity}
     plans: dict[str, PlanFile] = {}
@@ -144,6 +146,18 @@ def _sizings(model: OnnxModel, gpus: tuple[GpuTarget, ...], spec: BuildSpec) -> 
     """
     cost = graph_cost(model.path)
     return {gpu.name: size(cost, model, gpu, spec.serving_request) for gpu in gpus}
+
+
+def _check_compiled(deployment: Deployment, sizings: Mapping[str, Sizing], checks: Mapping[str, CompileCheck]) -> None:
+    """Pass where the instances fit with what the compiler says that its engine takes; it may be more than estimated.
+
+    Raises:
+        MemoryBudgetError: they do not.
+    """
+    for each in deployment.fleet:
+        takes = checks[each.gpu.name].activation_bytes
+        if takes is not None:
+            check_engine_fits(sizings[each.gpu.name].budget, takes, each.gpu)
 
 
 def _deployment(

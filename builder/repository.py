@@ -51,6 +51,8 @@ class PublishedVersion:
     """False: this very version was in place already, and nothing was written."""
     older_configs: tuple[str, ...]
     """Configurations of former builds, which still name an older version, e.g. ``configs/t4.pbtxt``."""
+    replaced_edits: tuple[str, ...] = ()
+    """Configurations that had been changed since they were published, and were replaced all the same."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,6 +186,7 @@ def _publish_locked(repository: Path, request: _Request) -> PublishedVersion:
         raise RepositoryError(f"expected a folder at {model}, found a symbolic link; name the folder that it leads to")
     if model.exists() and not model.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "expected a folder, found a file", str(model))
+    _check_ours(model)
     for path, source in request.version.files.items():
         request.records[path] = record_of_bytes(source) if isinstance(source, bytes) else record_of(source)
     existing = versions_of(model)
@@ -194,6 +197,7 @@ def _publish_locked(repository: Path, request: _Request) -> PublishedVersion:
     content = request.content(version)
     ours = {config.relative_path for config in content.configs}
     in_place = {f"configs/{path.name}" for path in model.glob("configs/*.pbtxt")}
+    edits = tuple(sorted(path for path in ours if _is_edited(model, path, existing)))
     if not in_use:
         _write(content, model, new=not same)
     return PublishedVersion(
@@ -201,7 +205,32 @@ def _publish_locked(repository: Path, request: _Request) -> PublishedVersion:
         version=version,
         changed=not in_use,
         older_configs=tuple(sorted(in_place - ours)),
+        replaced_edits=() if in_use else edits,
     )
+
+
+def _check_ours(model: Path) -> None:
+    """Pass where the folder is new, or holds what this project has published.
+
+    Raises:
+        RepositoryError: it holds a model of somebody else.
+    """
+    published = any((model / str(version) / MANIFEST).is_file() for version in versions_of(model))
+    if not published and (model / "config.pbtxt").exists():
+        raise RepositoryError(
+            f"{model} holds a model that this project has not published: none of its versions has a {MANIFEST}; give "
+            "yours another name with --name, or move that one away"
+        )
+
+
+def _is_edited(model: Path, path: str, versions: list[int]) -> bool:
+    """Whether a configuration in place is none that was published."""
+    try:
+        text = (model / path).read_bytes()
+    except OSError:
+        return False
+    copies = (model / str(version) / "configs" / PurePosixPath(path).name for version in versions)
+    return not any(_holds(copy, text) for copy in copies)
 
 
 def _is_published(content: _Content, model: Path) -> bool:

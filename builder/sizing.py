@@ -12,11 +12,13 @@ waited longer than the goal leaves for computing is refused, and the queue holds
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from builder.memory import check_fits, memory_budget
+from builder.memory import check_fits, memory_budget, workspace_bytes
 from builder.service_time import service_time_ms
 from builder.serving import DEFAULT_MAX_BATCH, LARGEST_CHOSEN_BATCH, ServingRequest, ServingSettings
 
@@ -69,7 +71,8 @@ def size(cost: GraphCost, model: OnnxModel, gpu: GpuTarget, request: ServingRequ
 
     batch = request.max_batch
     if batch is None:
-        fitting = [each for each in _candidates(request) if roomy(each, instances)] or [1]
+        timed = service_time_ms(cost, gpu, 1) is not None
+        fitting = [each for each in _candidates(request, timed=timed) if roomy(each, instances)] or [1]
         within = [each for each in fitting if request.sla_ms is None or (latency_ms(each) or 0.0) <= request.sla_ms]
         batch = max(within or [1])
     budget = check_fits(cost, model, gpu, batch=batch, instances=instances)
@@ -83,13 +86,17 @@ def size(cost: GraphCost, model: OnnxModel, gpu: GpuTarget, request: ServingRequ
         queue_timeout_ms=timeout_ms,
         priority_levels=request.priority_levels,
     )
-    warnings = _warnings(gpu, request, settings, budget, latency)
+    best = _queue_bounds(
+        dataclasses.replace(request, queue_timeout_ms=None, max_queue_size=None), batch, instances, alone
+    )
+    told = [*_sla_warnings(gpu, request, settings, latency), *_queue_warnings(gpu, request, settings, best)]
+    warnings = (*told, *_memory_warnings(gpu, cost, settings, budget))
     return Sizing(settings=settings, budget=budget, service_time_ms=alone, latency_ms=latency, warnings=warnings)
 
 
-def _candidates(request: ServingRequest) -> list[int]:
-    """The batches to choose from: powers of two."""
-    most = DEFAULT_MAX_BATCH if request.sla_ms is None else LARGEST_CHOSEN_BATCH
+def _candidates(request: ServingRequest, *, timed: bool) -> list[int]:
+    """The batches to choose from: powers of two, and none above the default where nothing says what they take."""
+    most = LARGEST_CHOSEN_BATCH if timed and request.sla_ms is not None else DEFAULT_MAX_BATCH
     most = min(most, request.largest_batch, request.max_queue_size or most)
     return [1 << power for power in range(most.bit_length()) if 1 << power <= most]
 
@@ -99,7 +106,9 @@ def _queue_bounds(request: ServingRequest, batch: int, instances: int, alone_ms:
     defaults = ServingSettings()
     timeout_ms, queue_size = defaults.queue_timeout_ms, max(defaults.max_queue_size, batch)
     if request.sla_ms is not None:
-        timeout_ms = max(1, math.floor(request.sla_ms - (alone_ms or 0.0) * instances))
+        # Where nothing says what computing takes, half of the goal is left for it.
+        computing_ms = request.sla_ms / 2 if alone_ms is None else alone_ms * instances
+        timeout_ms = max(1, math.floor(request.sla_ms - computing_ms))
         if alone_ms is not None:
             queue_size = max(batch, math.ceil(timeout_ms * batch / alone_ms))
     if request.queue_timeout_ms is not None:
@@ -109,29 +118,50 @@ def _queue_bounds(request: ServingRequest, batch: int, instances: int, alone_ms:
     return timeout_ms, queue_size
 
 
-def _warnings(
-    gpu: GpuTarget,
-    request: ServingRequest,
-    settings: ServingSettings,
-    budget: MemoryBudget,
-    latency_ms: float | None,
-) -> tuple[str, ...]:
-    lines = []
-    if request.sla_ms is not None and latency_ms is None:
-        lines.append(f"{gpu.name}: its peak FP16 is not known, so nothing says whether --sla-ms can be met")
-    if request.sla_ms is not None and latency_ms is not None and latency_ms > request.sla_ms:
-        lines.append(
+def _sla_warnings(
+    gpu: GpuTarget, request: ServingRequest, settings: ServingSettings, latency_ms: float | None
+) -> Iterator[str]:
+    if request.sla_ms is None:
+        return
+    if latency_ms is None:
+        known = gpu.fp16_tflops_accumulating_fp32 is not None
+        why = "the network is in FP32" if known else "its peak FP16 is not known"
+        yield f"{gpu.name}: {why}, so its times are not estimated and nothing says whether --sla-ms can be met"
+    elif latency_ms > request.sla_ms:
+        yield (
             f"{gpu.name}: batches of {settings.max_batch} on {settings.instances} instances are estimated to take "
             f"{latency_ms:.1f} ms at full load, --sla-ms is {request.sla_ms:g}"
         )
-    if not budget.roomy:
-        lines.append(
-            f"{gpu.name}: {budget.total_bytes / 1e9:.2f} of {budget.capacity_bytes / 1e9:g} GB are taken, less than "
-            f"30 % stay free for what else runs there"
-        )
+
+
+def _queue_warnings(
+    gpu: GpuTarget, request: ServingRequest, settings: ServingSettings, best: tuple[int, int]
+) -> Iterator[str]:
+    """What of the queue, as it was asked for, lets requests wait beyond the goal; ``best`` would not."""
+    timeout_ms, size = best
+    if request.sla_ms is not None and not 0 < settings.queue_timeout_ms <= timeout_ms:
+        waits = f"{settings.queue_timeout_ms} ms" if settings.queue_timeout_ms else "without limit"
+        # A bounded queue that is served in time needs no limit of its own.
+        if not 0 < settings.max_queue_size <= size:
+            yield f"{gpu.name}: a request may wait {waits}, --sla-ms {request.sla_ms:g} leaves {timeout_ms} ms for it"
     if settings.instances == 1 and (settings.max_queue_size or settings.queue_timeout_ms):
-        lines.append(
+        yield (
             f"{gpu.name}: with one instance and a queue policy, Triton may let a request that comes while the GPU is "
             "busy lie for up to 500 ms: use --instances 2, or no policy: --max-queue-size 0 --queue-timeout-ms 0"
         )
-    return tuple(lines)
+
+
+def _memory_warnings(gpu: GpuTarget, cost: GraphCost, settings: ServingSettings, budget: MemoryBudget) -> Iterator[str]:
+    if budget.roomy:
+        return
+    yield (
+        f"{gpu.name}: {budget.total_bytes / 1e9:.2f} of {budget.capacity_bytes / 1e9:g} GB are taken, less than 30 % "
+        "stay free for what else runs there"
+    )
+    wanted = workspace_bytes(cost.layers, settings.max_batch)
+    if budget.workspace_bytes < wanted:
+        yield (
+            f"{gpu.name}: what is left gives each instance {budget.workspace_bytes / 1e6:.0f} MB of workspace in "
+            f"place of {wanted / 1e6:.0f} MB, so that TensorRT will find fewer of its kernels; take fewer instances or "
+            "smaller batches"
+        )

@@ -30,6 +30,20 @@ def _two_sides(value: object) -> object:
     return value
 
 
+def _gpu_list(value: object) -> object:
+    """``t4,l4`` or a list."""
+    if not isinstance(value, str | list | tuple):
+        raise ValueError("expected a GPU's name or a list of names, such as t4 or [t4, l4]")
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _release_name(value: object) -> object:
+    """A release; YAML reads 26.10 as the number 26.1."""
+    if isinstance(value, int | float):
+        raise ValueError("expected a release in quotes, such as '26.09'")
+    return value
+
+
 def _name_list(value: object) -> object:
     """``a,b``, a list, or names by number as Ultralytics writes them."""
     if isinstance(value, Mapping):
@@ -59,7 +73,7 @@ class BuildSpec(BaseModel):
     """The model's name in the repository; the weights' stem where none is given."""
     names: Annotated[tuple[str, ...], BeforeValidator(_name_list)] | None = None
     """Class names, where the weights hold none."""
-    gpu: Annotated[tuple[str, ...], BeforeValidator(_name_list), Field(min_length=1)] = ("t4",)
+    gpu: Annotated[tuple[str, ...], BeforeValidator(_gpu_list), Field(min_length=1)] = ("t4",)
     """The fleet: the GPUs that will serve, each with its own plan, batching and memory."""
     precision: Precision = Precision.FP16
     cpu_precision: CpuPrecision = CpuPrecision.FP32
@@ -84,7 +98,7 @@ class BuildSpec(BaseModel):
     """0 is no limit."""
     priority_levels: Annotated[int, Field(ge=0, le=16)] = 0
     """Requests may name a level from 1, the most urgent, to this; 0 is one queue for all."""
-    triton: str | None = None
+    triton: Annotated[str, BeforeValidator(_release_name)] | None = None
     """The release that will serve, such as 26.09: plans are built in its TensorRT; the newest where none is given."""
     hardware_compatibility: HardwareCompatibility = HardwareCompatibility.NONE
     """On which other GPUs a plan may run."""
@@ -196,7 +210,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), Loader=_strict_loader())  # noqa: S506  # a SafeLoader
     except OSError as e:
         raise SpecError(f"--spec {path} cannot be read: {e.strerror}.") from e
     except (yaml.YAMLError, UnicodeDecodeError) as e:
@@ -216,6 +230,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if isinstance(images, list) and all(isinstance(image, str) for image in images):
         values["images"] = [path.parent / image for image in images]
     return values
+
+
+def _strict_loader() -> type[Any]:
+    """PyYAML's safe loader, to which a name that is written twice is an error: YAML itself demands it."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            names = [key.value for key, _ in node.value]
+            if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+                raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} stands twice", node.start_mark)
+            return super().construct_mapping(node, deep)
+
+    return Loader
 
 
 def _file_or_known_name(value: str, key: str, spec_path: Path) -> str:

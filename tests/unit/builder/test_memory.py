@@ -16,6 +16,7 @@ from builder.graph_cost import GraphCost
 from builder.memory import (
     KEPT_FREE,
     MemoryBudget,
+    check_engine_fits,
     check_fits,
     engine_difference,
     memory_budget,
@@ -165,3 +166,22 @@ def test_a_budget_survives_json():
     assert MemoryBudget.from_json(told) == budget
     assert told["total_bytes"] == budget.total_bytes
     assert told["fits"] is True
+
+
+def test_instances_that_the_compiled_engine_does_not_fit_are_refused_with_how_many_do() -> None:
+    gpu = find_gpu("t4")
+    budget = MemoryBudget(
+        weight_bytes=0,
+        input_bytes=0,
+        output_bytes=0,
+        activation_bytes=865 * 10**6,
+        workspace_bytes=0,
+        batch=22,
+        instances=16,
+        capacity_bytes=16 * 10**9,
+    )
+    check_engine_fits(budget, 1000 * 10**6, gpu)
+    with pytest.raises(
+        MemoryBudgetError, match=r"got 18\.43 GB .* engine takes 1152 MB .* --instances 13"
+    ):
+        check_engine_fits(budget, 1152 * 10**6, gpu)

@@ -519,3 +519,26 @@ def mounted(folder, options):
         yield folder
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+class TestWhatIsThereAlready:
+    def test_somebody_elses_model_is_not_taken_over(self, repository):
+        theirs = repository / "shapes"
+        (theirs / "1").mkdir(parents=True)
+        (theirs / "config.pbtxt").write_text('backend: "python"\n')
+        with pytest.raises(
+            RepositoryError, match=r"that this project has not published.* with --name"
+        ):
+            put(repository, FILES)
+        assert sorted(tree(repository)) == ["shapes", "shapes/1", "shapes/config.pbtxt"]
+        assert (theirs / "config.pbtxt").read_text() == 'backend: "python"\n'
+
+    def test_a_configuration_that_was_changed_by_hand_is_replaced_and_named(self, repository):
+        assert put(repository, FILES).replaced_edits == ()
+        config = repository / "shapes" / "configs" / "t4.pbtxt"
+        published = config.read_text()
+        config.write_text(published.replace("max_batch_size: 8", "max_batch_size: 4"))
+        again = put(repository, FILES)
+        assert (again.changed, again.replaced_edits) == (True, ("configs/t4.pbtxt",))
+        assert config.read_text() == published
+        assert put(repository, FILES).replaced_edits == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,33 @@ def test_a_gpu_whose_peak_is_unknown_is_sized_by_memory_and_told() -> None:
     chosen = sized("rtx-4070", sla_ms=30)
     assert (chosen.service_time_ms, chosen.latency_ms) == (None, None)
     assert any("its peak FP16 is not known" in line for line in chosen.warnings)
+    assert chosen.settings.max_batch == 8
+    assert chosen.settings.queue_timeout_ms == 15
+
+
+def test_an_fp32_network_is_not_said_to_lack_the_gpus_peak() -> None:
+    chosen = sized("t4", graph=dataclasses.replace(cost(), fp32_share=1.0), sla_ms=30)
+    assert any("the network is in FP32" in line for line in chosen.warnings)
+    assert chosen.settings.max_batch == 8
+
+
+@pytest.mark.parametrize(
+    "queue", [{"queue_timeout_ms": 5000}, {"queue_timeout_ms": 0, "max_queue_size": 0}, {"queue_timeout_ms": 29}]
+)
+def test_a_queue_that_outlasts_the_goal_is_told(queue) -> None:
+    assert any(
+        "a request may wait" in line for line in sized(sla_ms=30, **{"max_queue_size": 1 << 20} | queue).warnings
+    )
+
+
+def test_a_queue_within_the_goal_is_not_warned_of() -> None:
+    assert sized(sla_ms=30, queue_timeout_ms=10).warnings == ()
+    assert sized(sla_ms=30, queue_timeout_ms=0, max_queue_size=32).warnings == ()
+
+
+def test_a_workspace_that_is_cut_is_told() -> None:
+    tight = sized(graph=cost(weight_bytes=7_800_000_000), instances=2, max_batch=1)
+    assert any("MB of workspace in place of" in line for line in tight.warnings)
 
 
 def test_one_instance_with_a_queue_policy_is_warned_of() -> None:

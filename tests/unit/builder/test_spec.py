@@ -145,6 +145,10 @@ def test_a_value_out_of_its_range_names_the_flag(flags: dict[str, object], expec
         ("- a\n- b\n", "expected names and values"),
         ("gpu: [unclosed\n", "is no YAML"),
         ("max_batch: many\n", "--max-batch"),
+        ("max_batch: 4\nmax_batch: 8\n", "max_batch stands twice"),
+        ("triton: 26.09\n", "--triton: expected a release in quotes"),
+        ("gpu: 5\n", "--gpu: expected a GPU's name or a list of names"),
+        ("gpu: {t4: 1}\n", "--gpu: expected a GPU's name or a list of names"),
     ],
 )
 def test_a_wrong_yaml_is_one_line(tmp_path: Path, content: str, expected: str) -> None:
