@@ -18,6 +18,9 @@ from clients.video_reader import OPEN_TIMEOUT_S, Reader, ReadOptions, SourceStat
 from clients.video_sampling import Backoff
 from clients.video_sources import Source
 
+SAY_EVERY_S = 10.0
+"""A trouble that comes and goes is said this often at most."""
+
 
 class FrameDetector(Protocol):
     """What the streams need of a detector; it is shared by threads."""
@@ -100,7 +103,9 @@ class StreamRunner:
         ]
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._trouble: dict[str, type[ClientError]] = {}
+        self._trouble: dict[str, tuple[type[ClientError], bool]] = {}
+        """By whom, the kind of error that frames end in now, and whether the user has been told."""
+        self._said_s: dict[tuple[str, type[ClientError]], float] = {}
         self._started_s = self._ended_s = time.monotonic()
         self._fatal: BaseException | None = None
 
@@ -197,17 +202,22 @@ class StreamRunner:
                 self._stopping.wait(backoff.next_delay_s())
 
     def _note(self, who: str, error: ClientError | None) -> None:
-        """Say a trouble once, not for each frame, and when it is over."""
+        """Say a trouble once, not for each frame, and when it is over; one that comes and goes, now and then."""
+        now_s = time.monotonic()
         with self._lock:
-            known = self._trouble.get(who)
+            before = self._trouble.pop(who, None)
             if error is None:
-                self._trouble.pop(who, None)
+                line = "answers again" if before is not None and before[1] else ""
             else:
-                self._trouble[who] = type(error)
-        if error is not None and known is not type(error):
-            self._say(f"{who}: {error}")
-        elif error is None and known is not None:
-            self._say(f"{who}: answers again")
+                kind = type(error)
+                is_told = before is not None and before[0] is kind and before[1]
+                is_said = not is_told and now_s - self._said_s.get((who, kind), -SAY_EVERY_S) >= SAY_EVERY_S
+                if is_said:
+                    self._said_s[who, kind] = now_s
+                self._trouble[who] = (kind, is_told or is_said)
+                line = str(error) if is_said else ""
+        if line:
+            self._say(f"{who}: {line}")
 
     def _write(self, result: Result) -> None:
         if self._fatal is not None:

@@ -129,6 +129,17 @@ def test_failed_frames_are_counted_and_said_once(tmp_path: Path) -> None:
     assert [str(result.error) for result in kept.results if result.error] == ["the model is out of paint"] * 10
 
 
+def test_a_trouble_that_comes_and_goes_is_not_said_each_time(tmp_path: Path) -> None:
+    def before(number: int) -> None:
+        if number % 3 == 0:
+            raise InferenceError("the queue is full")
+
+    said: list[str] = []
+    runner, _ = run([numbered_video(tmp_path / "v.mp4", 60)], NumberDetector(before), in_flight=1, say=said.append)
+    assert runner.views()[0].failed == 20
+    assert said == ["server: the queue is full", "server: answers again"]
+
+
 def test_frames_that_may_not_be_dropped_wait_for_a_server_that_is_gone(tmp_path: Path) -> None:
     refusals = 3
 
