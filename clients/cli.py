@@ -6,6 +6,7 @@ Each command is a function that adds its parser and one that runs it; nothing he
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
 import os
@@ -56,6 +57,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_detect(commands)
+    for name, summary in (
+        ("stream", "cameras, videos and folders, many at once"),
+        ("models", "what a server has; load, unload and switch versions"),
+        ("gateway", "offer a served detector over GraphQL to programs that have no gRPC"),
+    ):
+        room = importlib.import_module(f"clients.{name}_command")
+        command = commands.add_parser(name, help=summary)
+        room.add_arguments(command)
+        command.set_defaults(run=room.run)
     return parser
 
 
