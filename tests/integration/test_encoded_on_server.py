@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from builder.artifacts import OnnxModel, TensorSpec
@@ -38,6 +40,7 @@ from clients.encoded import (
     rows_from_grpc,
     rows_from_http,
 )
+from clients.encoded_images import check_encoded
 from clients.errors import ContractError, ImageError, ModelNotFoundError
 from clients.images import read_image
 from clients.letterbox import letterbox
@@ -305,6 +308,25 @@ class TestWhatIsNoPicture:
         # Requests shared batches, so there were neighbours.
         assert executions < images
 
+    @given(
+        name=st.sampled_from(["jpeg of odd size", "progressive jpeg", "png", "webp", "jpeg turned 6"]),
+        percent=st.integers(0, 120),
+        damage=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=4),
+    )
+    @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_damage_is_judged_as_it_is_here(
+        self, client: Client, name: str, percent: int, damage: list[tuple[int, int]]
+    ) -> None:
+        content = bytearray(PICTURES[name][: len(PICTURES[name]) * percent // 100])
+        for place, value in damage if content else ():
+            content[place % len(content)] = value
+        encoded = bytes(content)
+        expected = judged_here(client, encoded)
+        if isinstance(expected, Detections):
+            assert client.detect(encoded) == expected
+        else:
+            assert str(expected) in client.refusal(encoded)
+
     def test_server_may_have_a_lower_limit_of_pixels(self, server: TritonServer) -> None:
         strict = Client(server, "strict")
         assert len(strict.detect(encoded_as("PNG", scene(100, 100)))) == 192
@@ -316,6 +338,14 @@ class TestWhatIsNoPicture:
         with ThreadPoolExecutor(100) as pool:
             answers = list(pool.map(lambda _: client.detect(PICTURES["png"]), range(100)))
         assert answers == [expected] * 100
+
+
+def judged_here(client: Client, encoded: bytes) -> Detections | ImageError:
+    try:
+        check_encoded(encoded)
+        return client.expected(encoded)
+    except ImageError as error:
+        return error
 
 
 def batches(client: Client) -> tuple[int, int]:
