@@ -37,7 +37,7 @@ class AsyncDetector:
         send: Send | str = Send.PIXELS,
     ) -> None:
         """Check the arguments; an empty ``version`` leaves the choice to the server."""
-        self._session = session_for(send, model, version=version, timeout_s=timeout_s, options=options)
+        self._session = session_for(send, url, model, version=version, timeout_s=timeout_s, options=options)
         self._url = url
         self._options = options
         self._transport: AsyncTransport | None = None
@@ -49,6 +49,7 @@ class AsyncDetector:
             try:
                 await transport.run(self._session.open(transport.dialect))
             except BaseException:
+                await transport.run(self._session.closing())
                 await transport.close()
                 raise
             self._transport = transport
@@ -120,6 +121,7 @@ class AsyncDetector:
     async def close(self) -> None:
         """Close the connection."""
         if self._transport is not None:
+            await self._transport.run(self._session.closing())
             await self._transport.close()
 
     async def __aenter__(self) -> Self:

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from clients.detections import Detections
 from clients.errors import ContractError, ImageError
 from clients.images import ImageSource, Pixels, read_pixels
 from clients.letterbox import Letterbox, letterbox
+
+if TYPE_CHECKING:
+    from clients.shared_memory import Slot
 
 _LARGEST_MMAP_THRESHOLD = 32 << 20
 
@@ -33,6 +37,8 @@ class Batch:
     letterboxes: tuple[Letterbox, ...]
     priority: int = 0
     """From 1, the most urgent, to the model's number of levels; 0: the model's default."""
+    slot: Slot | None = None
+    """The shared memory that the images are in and the answer is to come in; None: both go in the messages."""
 
     def detections(self, rows_BN6: NDArray[np.float32], confidence: float) -> list[Detections]:
         """Read the server's answer, float32 [B, N, 6]: one Detections per image, in that image's own pixels."""
@@ -46,6 +52,16 @@ class Batch:
             Detections.from_rows(rows_N6, box, self.contract.names, confidence)
             for rows_N6, box in zip(rows_BN6, self.letterboxes, strict=True)
         ]
+
+
+class Room(Protocol):
+    """Where input arrays come from."""
+
+    def take(self, count: int) -> NDArray[np.uint8]:
+        """Room for so many images, uint8 [count, H, W, 3], with any content."""
+
+    def give_back(self, images_BHWC: NDArray[np.uint8]) -> None:
+        """Nobody needs what ``take`` gave."""
 
 
 class InputPool:
@@ -95,7 +111,7 @@ def keep_freed_memory(contract: Contract) -> None:
 def batch_of_one(
     source: ImageSource,
     contract: Contract,
-    pool: InputPool | None = None,
+    pool: Room | None = None,
     *,
     priority: int = 0,
     index: int | None = None,
@@ -104,22 +120,28 @@ def batch_of_one(
 
     Raises ImageError, which names the image by ``index`` where one is given.
     """
-    return _batch([source], contract, pool or InputPool(contract), priority, index)
+    return batch_of([source], contract, pool or InputPool(contract), priority, index)
 
 
 def batches(
-    sources: Iterable[ImageSource], contract: Contract, pool: InputPool | None = None, *, priority: int = 0
+    sources: Iterable[ImageSource], contract: Contract, pool: Room | None = None, *, priority: int = 0
 ) -> Iterator[Batch]:
     """Images as requests of at most ``contract.max_batch_size``, in order, each read only when its request is made.
 
     At most one picture is held at its full size. Raises ImageError with the failing image's index.
     """
-    check_several(sources)
     pool = pool or InputPool(contract)
+    for first, chunk in chunks(sources, contract):
+        yield batch_of(chunk, contract, pool, priority, first)
+
+
+def chunks(sources: Iterable[ImageSource], contract: Contract) -> Iterator[tuple[int, list[ImageSource]]]:
+    """At most ``contract.max_batch_size`` sources at a time, with the index of their first."""
+    check_several(sources)
     numbered = iter(sources)
     first = 0
     while chunk := list(itertools.islice(numbered, contract.max_batch_size)):
-        yield _batch(chunk, contract, pool, priority, first)
+        yield first, chunk
         first += len(chunk)
 
 
@@ -131,10 +153,10 @@ def check_several(sources: object) -> None:
         raise ImageError(f"expected several images, got one {type(sources).__name__}: put it in a list, or use detect")
 
 
-def _batch(
-    sources: list[ImageSource], contract: Contract, pool: InputPool, priority: int, first: int | None = None
+def batch_of(
+    sources: list[ImageSource], contract: Contract, pool: Room, priority: int, first: int | None = None
 ) -> Batch:
-    """``first`` is the index of the first image, where errors are to name one."""
+    """One request; ``first`` is the index of its first image, where errors are to name one. Raises ImageError."""
     images_BHWC = pool.take(len(sources))
     letterboxes = []
     try:

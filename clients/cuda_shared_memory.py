@@ -18,7 +18,7 @@ from clients.errors import one_line
 from clients.memory_control import MemoryControl
 from clients.memory_regions import MemoryKind, Place, SharedMemoryUnavailableError, new_name
 from clients.shared_memory import MakeRegion
-from clients.steps import Steps
+from clients.steps import Steps, Work
 
 # What cudaMalloc aligns to at least (CUDA C++ programming guide).
 _ALIGNMENT = 256
@@ -62,9 +62,9 @@ class CudaRegion:
         """The output follows the whole input."""
         return Place(self.name, self._output_offset, byte_size)
 
-    def send(self, byte_size: int) -> None:
+    def send(self, byte_size: int) -> Steps[None]:
         """Copy the input's first bytes to the GPU."""
-        self._cuda.copy(self._address, self._host, byte_size)
+        yield Work(lambda: self._cuda.copy(self._address, self._host, byte_size))
 
     def receive(self, byte_size: int) -> NDArray[np.uint8]:
         """A copy of the output's first bytes, by way of the machine's memory."""

@@ -29,6 +29,10 @@ class Detector:
     With ``send="encoded"`` a JPEG, PNG or WebP goes to the server as it is, to the ensemble ``NAME_jpeg`` beside the
     model, and only the boxes that are asked for come back (``clients.sending``).
 
+    With ``send="shared-memory"`` images and boxes lie in memory that a server on this machine maps, and are not copied
+    between; where it does not (``--allow-client-shm=true`` from Triton 26.04 on), they go in the messages, and one
+    warning says why.
+
     One detector may be shared by several threads, whose requests then run side by side and share the server's batches.
     Close it, or use it in a ``with`` statement, when no thread uses it any more.
     """
@@ -44,12 +48,12 @@ class Detector:
         send: Send | str = Send.PIXELS,
     ) -> None:
         """Connect and read the model's contract; an empty ``version`` leaves the choice to the server."""
-        self._session = session_for(send, model, version=version, timeout_s=timeout_s, options=options)
+        self._session = session_for(send, url, model, version=version, timeout_s=timeout_s, options=options)
         self._transport = connect(url, options)
         try:
             self._transport.run(self._session.open(self._transport.dialect))
         except BaseException:
-            self._transport.close()
+            self.close()
             raise
 
     @property
@@ -118,7 +122,8 @@ class Detector:
         return Results(detect, images, self._session.in_flight(in_flight))
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; with shared memory, wait for the server to give that back, for 5 s at most."""
+        self._transport.run(self._session.closing())
         self._transport.close()
 
     def __enter__(self) -> Self:

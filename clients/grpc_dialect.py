@@ -27,6 +27,8 @@ from clients.failures import (
     refused,
     wrong_protocol,
 )
+from clients.memory_control import GrpcMemoryControl, MemoryControl, region_error
+from clients.memory_regions import Place
 from clients.steps import GrpcCall, RpcStatusError, Steps
 
 SIDE_CALL_TIMEOUT_S = 3.0
@@ -42,10 +44,14 @@ def encode_request(batch: Batch) -> bytes:
     from tritonclient.grpc import service_pb2
 
     request = service_pb2.ModelInferRequest(model_name=batch.contract.model, model_version=batch.contract.version)
-    request.inputs.add(name=INPUT, datatype="UINT8", shape=batch.images_BHWC.shape)
-    request.outputs.add(name=OUTPUT)
+    images = request.inputs.add(name=INPUT, datatype="UINT8", shape=batch.images_BHWC.shape)
+    rows = request.outputs.add(name=OUTPUT)
     if batch.priority:
         request.parameters["priority"].uint64_param = batch.priority
+    if batch.slot is not None:
+        _put(images, batch.slot.images_place(len(batch.images_BHWC)))
+        _put(rows, batch.slot.rows_place(len(batch.images_BHWC)))
+        return bytes(request.SerializeToString())
     field = service_pb2.ModelInferRequest.DESCRIPTOR.fields_by_name["raw_input_contents"]
     return b"".join(
         (
@@ -64,6 +70,19 @@ def decode_response(response: Any) -> NDArray[np.float32]:
             return np.frombuffer(content, np.float32).reshape(tuple(output.shape))
     got = ", ".join(f"{output.name} {output.datatype}" for output in response.outputs) or "nothing"
     raise ContractError(f"expected {OUTPUT} FP32 in the answer, got {got}: verify the model on the server")
+
+
+def check_shared_response(response: Any, batch: Batch) -> None:
+    """Raise ContractError for a ModelInferResponse whose rows, in shared memory, are not those of the batch."""
+    expected = [(OUTPUT, "FP32", [len(batch.images_BHWC), batch.contract.max_detections, 6])]
+    if (got := [(each.name, each.datatype, list(each.shape)) for each in response.outputs]) != expected:
+        raise ContractError(f"expected {expected} in the answer, got {got}: verify the model on the server")
+
+
+def _put(tensor: Any, place: Place) -> None:
+    tensor.parameters["shared_memory_region"].string_param = place.region
+    tensor.parameters["shared_memory_offset"].int64_param = place.offset
+    tensor.parameters["shared_memory_byte_size"].int64_param = place.byte_size
 
 
 def _varint(value: int) -> bytes:
@@ -101,7 +120,11 @@ class GrpcDialect:
         contract = batch.contract
         message = encode_request(batch)
         answer = yield from self._call("ModelInfer", message, contract.model, contract.version, timeout_s)
-        return decode_response(self._messages.ModelInferResponse.FromString(answer))
+        response = self._messages.ModelInferResponse.FromString(answer)
+        if batch.slot is None:
+            return decode_response(response)
+        check_shared_response(response, batch)
+        return batch.slot.receive(len(batch.images_BHWC))
 
     def infer_encoded(self, request: EncodedRequest, timeout_s: float) -> Steps[NDArray[np.float32]]:
         """The answer to one encoded image, float32 [N, 6]."""
@@ -114,11 +137,20 @@ class GrpcDialect:
         answer = yield from self._call("ModelReady", request.SerializeToString(), model, version, timeout_s)
         return bool(self._messages.ModelReadyResponse.FromString(answer).ready)
 
+    def memory(self) -> MemoryControl:
+        """How to share memory with the server."""
+        return GrpcMemoryControl(self)
+
+    def failed(self, failure: RpcStatusError, timeout_s: float) -> Steps[ClientError]:
+        """The error of a call that is about no model."""
+        return (yield from self._error(failure, "shared memory", "", timeout_s))
+
     def _call(self, method: str, message: bytes, model: str, version: str, timeout_s: float) -> Steps[bytes]:
         try:
             answer: bytes = yield GrpcCall(method, message, timeout_s)
         except RpcStatusError as failure:
-            raise (yield from self._error(failure, model, version, timeout_s)) from failure
+            error = region_error(self.address, failure.details)
+            raise error or (yield from self._error(failure, model, version, timeout_s)) from failure
         self._has_answered = True
         return answer
 

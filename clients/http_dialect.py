@@ -17,7 +17,10 @@ from clients.contract import INPUT, OUTPUT
 from clients.encoded import EncodedRequest, http_body, rows_from_http
 from clients.errors import ClientError, ContractError, ServerUnavailableError
 from clients.failures import ModelState, model_not_served, no_inference, no_server, refused
+from clients.memory_control import HttpMemoryControl, MemoryControl, region_error
+from clients.memory_regions import Place
 from clients.options import Compression
+from clients.shared_memory import Slot
 from clients.steps import HttpCall, HttpReply, Steps, Work
 
 SIDE_CALL_TIMEOUT_S = 3.0
@@ -41,6 +44,34 @@ def encode_request(batch: Batch) -> tuple[bytes, memoryview]:
     if batch.priority:
         request["parameters"] = {"priority": batch.priority}
     return json.dumps(request).encode(), images_BHWC.data.cast("B")
+
+
+def encode_shared_request(batch: Batch, slot: Slot) -> bytes:
+    """A batch whose images and rows are in shared memory as the whole body of a request."""
+    count = len(batch.images_BHWC)
+    images: dict[str, Any] = {"name": INPUT, "shape": batch.images_BHWC.shape, "datatype": "UINT8"}
+    request: dict[str, Any] = {
+        "inputs": [images | {"parameters": _parameters(slot.images_place(count))}],
+        "outputs": [{"name": OUTPUT, "parameters": _parameters(slot.rows_place(count))}],
+    }
+    if batch.priority:
+        request["parameters"] = {"priority": batch.priority}
+    return json.dumps(request).encode()
+
+
+def _parameters(place: Place) -> dict[str, Any]:
+    return {
+        "shared_memory_region": place.region,
+        "shared_memory_offset": place.offset,
+        "shared_memory_byte_size": place.byte_size,
+    }
+
+
+def check_shared_response(outputs: Any, batch: Batch) -> None:
+    """Raise ContractError for outputs whose rows, which are in shared memory, are not those of the batch."""
+    expected = [(OUTPUT, "FP32", [len(batch.images_BHWC), batch.contract.max_detections, 6])]
+    if (got := [(each.get("name"), each.get("datatype"), each.get("shape")) for each in outputs]) != expected:
+        raise ContractError(f"expected {expected} in the answer, got {got}: verify the model on the server")
 
 
 def decode_response(body: bytes, header_length: int) -> NDArray[np.float32]:
@@ -73,6 +104,10 @@ class HttpDialect:
     def infer(self, batch: Batch, timeout_s: float) -> Steps[NDArray[np.float32]]:
         """The answer to one batch, float32 [B, N, 6]."""
         model, version = batch.contract.model, batch.contract.version
+        if batch.slot is not None:
+            reply = yield from self._post(model, version, (encode_shared_request(batch, batch.slot),), timeout_s)
+            check_shared_response(self._json(reply).get("outputs", []), batch)
+            return batch.slot.receive(len(batch.images_BHWC))
         return decode_response(*(yield from self._infer(model, version, encode_request(batch), timeout_s)))
 
     def infer_encoded(self, request: EncodedRequest, timeout_s: float) -> Steps[NDArray[np.float32]]:
@@ -83,17 +118,24 @@ class HttpDialect:
         self, model: str, version: str, body: tuple[bytes | memoryview, ...], timeout_s: float
     ) -> Steps[tuple[bytes, int]]:
         """The body of the answer, and the length of the JSON that it begins with."""
-        headers = {_HEADER_LENGTH: str(len(body[0]))}
-        if self._compression is not Compression.NONE:
-            body = yield Work(lambda: (_compressed(body, self._compression),))
-            headers |= {"Content-Encoding": self._compression.value, "Accept-Encoding": self._compression.value}
-        reply = yield HttpCall("POST", f"{_model_path(model, version)}/infer", timeout_s, headers, body)
-        if reply.status != http.client.OK:
-            raise (yield from self._error(reply, model, version))
+        reply = yield from self._post(model, version, body, timeout_s)
         header_length = reply.headers.get(_HEADER_LENGTH.lower(), "")
         if not header_length.isdecimal():
             raise no_server(self.address, "what answers is not Triton: no binary tensor")
         return self._content(reply), int(header_length)
+
+    def _post(
+        self, model: str, version: str, body: tuple[bytes | memoryview, ...], timeout_s: float
+    ) -> Steps[HttpReply]:
+        """The answer to a request for inference, which is no error."""
+        headers = {_HEADER_LENGTH: str(len(body[0]))}
+        if self._compression is not Compression.NONE:
+            body = yield Work(lambda: (_compressed(body, self._compression),))
+            headers |= {"Content-Encoding": self._compression.value, "Accept-Encoding": self._compression.value}
+        reply: HttpReply = yield HttpCall("POST", f"{_model_path(model, version)}/infer", timeout_s, headers, body)
+        if reply.status != http.client.OK:
+            raise (yield from self._error(reply, model, version))
+        return reply
 
     def is_ready(self, model: str, version: str, timeout_s: float) -> Steps[bool]:
         """Whether the server would take a request for the model now."""
@@ -106,9 +148,15 @@ class HttpDialect:
             raise error
         return False
 
+    def memory(self) -> MemoryControl:
+        """How to share memory with the server."""
+        return HttpMemoryControl()
+
     def _error(self, reply: HttpReply, model: str, version: str) -> Steps[ClientError]:
         """The error of an answer whose status is not 200."""
         text = self._text(reply)
+        if error := region_error(self.address, text):
+            return error
         if reply.status == http.client.NOT_FOUND:
             return model_not_served(self.address, model, version, (yield from self._index()))
         return refused(self.address, model, text or f"HTTP {reply.status}")

@@ -11,8 +11,9 @@ import json
 from typing import Any, Protocol
 from urllib.parse import quote
 
+from clients.address import Address
 from clients.errors import ClientError, one_line
-from clients.memory_regions import MemoryKind, SharedMemoryUnavailableError
+from clients.memory_regions import MemoryKind, SharedMemoryUnavailableError, UnknownRegionError
 from clients.steps import GrpcCall, HttpCall, HttpReply, RpcStatusError, Steps
 
 DISABLED = ("shared memory is disabled", "allow-client-shm")
@@ -124,6 +125,13 @@ class HttpMemoryControl:
         if reply.status != 200:
             raise refusal(_said(reply))
         return reply
+
+
+def region_error(address: Address, words: str) -> ClientError | None:
+    """What the answer to a request says of the memory that it names; None where it says something else."""
+    if UNKNOWN_REGION in words:
+        return UnknownRegionError(f"the server at {address} has forgotten the shared memory of this client ({words})")
+    return refusal(words) if any(each in words for each in DISABLED) else None
 
 
 def refusal(words: str) -> SharedMemoryUnavailableError:

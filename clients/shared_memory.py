@@ -63,9 +63,12 @@ class Slot:
         """Where its tensors are."""
         return self._region
 
-    def images(self, count: int) -> NDArray[np.uint8]:
+    def take(self, count: int) -> NDArray[np.uint8]:
         """The input itself, uint8 [B, H, W, 3], to be written in place."""
         return self._images_BHWC[:count]
+
+    def give_back(self, images_BHWC: NDArray[np.uint8]) -> None:
+        """The whole slot is given back to its ring."""
 
     def images_place(self, count: int) -> Place:
         """Where the server finds that many images."""
@@ -75,9 +78,9 @@ class Slot:
         """Where the server is to put the detections of that many images."""
         return self._region.output_place(_output_bytes(self._contract, count))
 
-    def send(self, count: int) -> None:
+    def send(self, count: int) -> Steps[None]:
         """Bring the images to where the server reads them."""
-        self._region.send(_input_bytes(self._contract, count))
+        yield from self._region.send(_input_bytes(self._contract, count))
 
     def receive(self, count: int) -> NDArray[np.float32]:
         """A copy of the detections, float32 [B, N, 6]."""

@@ -16,6 +16,7 @@ from clients.address import Address, address_from
 from clients.batches import Batch
 from clients.encoded import EncodedRequest
 from clients.errors import OptionsError
+from clients.memory_control import MemoryControl
 from clients.options import DEFAULT_OPTIONS, ConnectionOptions
 from clients.steps import GrpcCall, HttpCall, Pause, Steps, Work
 
@@ -84,6 +85,9 @@ class Dialect(Protocol):
 
     def is_ready(self, model: str, version: str, timeout_s: float) -> Steps[bool]:
         """Whether the server would take a request for the model now."""
+
+    def memory(self) -> MemoryControl:
+        """How to share memory with the server."""
 
 
 class Wire(Protocol):

@@ -113,16 +113,16 @@ class TestRing:
         assert (len(table.names), table.asked) == (1, asked)
 
     def test_no_file_is_left_while_it_is_in_use(self, ring: SharedMemoryRing) -> None:
-        perform(ring.lend(1, 1)).images(1)[...] = 7
+        perform(ring.lend(1, 1)).take(1)[...] = 7
         assert ours() == []
 
     def test_slots_do_not_overlap_and_keep_what_is_written(self, ring: SharedMemoryRing) -> None:
         slots = [perform(ring.lend(count, 1)) for count in (1, 2, 3)]
         for value, (slot, count) in enumerate(zip(slots, (1, 2, 3), strict=True), 1):
-            assert slot.images(count).shape == (count, 8, 16, 3)
-            slot.images(count)[...] = value
+            assert slot.take(count).shape == (count, 8, 16, 3)
+            slot.take(count)[...] = value
         for value, (slot, count) in enumerate(zip(slots, (1, 2, 3), strict=True), 1):
-            assert (slot.images(count) == value).all()
+            assert (slot.take(count) == value).all()
             assert slot.rows_place(count).offset >= slot.images_place(count).byte_size
             rows_BN6 = slot.receive(count)
             assert rows_BN6.shape == (count, 3, 6)
@@ -163,11 +163,11 @@ class TestRing:
 
     def test_forgotten_region_is_shared_again_with_its_images(self, ring: SharedMemoryRing, table: Table) -> None:
         slot = perform(ring.lend(2, 1))
-        slot.images(2)[...] = 5
+        slot.take(2)[...] = 5
         table.names.clear()
         perform(ring.renew(slot, 1))
         assert table.names == {slot.region.name}
-        assert (slot.images(2) == 5).all()
+        assert (slot.take(2) == 5).all()
         assert ours() == []
 
     def test_registration_that_failed_halfway_is_undone(self, ring: SharedMemoryRing, table: Table) -> None:
@@ -196,7 +196,7 @@ class TestRing:
         ring.close(1)
         assert table.names == set()
         # Whoever still has one may go on with it.
-        lent[1].images(1)[...] = 1
+        lent[1].take(1)[...] = 1
         ring.give_back(lent[1])
         with pytest.raises(ServerUnavailableError, match="close"):
             perform(ring.lend(1, 1))
