@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     _add_queue_policy(commands.add_parser("queue-policy", help="what a queue policy does to random arrivals"))
     _add_activations(commands.add_parser("activations", help="the estimate of a graph's memory, against runtimes"))
     _add_fleet(commands.add_parser("fleet", help="a build for several GPUs, against a build for one"))
+    _add_clients(commands.add_parser("clients", help="a client's work per frame, its throughput, restarts under load"))
     _add_reference(commands.add_parser("reference", help="write the weights that the figures in reports/ are of"))
     return top
 
@@ -109,6 +110,24 @@ def _add_fleet(command: argparse.ArgumentParser) -> None:
     add("--weights", type=Path, required=True)
     add("--precision", default="fp16", help="(default: fp16)")
     add("--gpus", nargs="+", default=["t4", "l4", "a10"], metavar="GPU", help="(default: t4 l4 a10)")
+    _add_reporting(command, repeats=3)
+
+
+def _add_clients(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=_clients)
+    add = command.add_argument
+    add("--model", required=True, metavar="NAME", help="a model of the repository, served by its configs/cpu.pbtxt")
+    add("--repository", type=Path, default=DEFAULT_REPOSITORY)
+    add("--frames", type=_positive(int), default=100, help="of each way to send them in each turn (default: 100)")
+    add("--duration-s", type=_positive(float), default=5.0, help="of each throughput in each turn (default: 5)")
+    add("--settle-s", type=_positive(float), default=1.0, help="before each, not counted (default: 1)")
+    add("--kills", type=int, default=20, metavar="N", help="of the server under load; 0 leaves them out (default: 20)")
+    add(
+        "--perf-analyzer",
+        type=Path,
+        metavar="FILE",
+        help="compare with this program's throughput (default: with benchmarks/load.py)",
+    )
     _add_reporting(command, repeats=3)
 
 
@@ -225,6 +244,22 @@ def _activations(arguments: argparse.Namespace) -> int:
     families, batches = tuple(arguments.families), tuple(arguments.batches)
     code = _reported(arguments, lambda: measure_activations(families, batches, arguments.argv, _progress))
     return int(code != 0)
+
+
+def _clients(arguments: argparse.Namespace) -> int:
+    from benchmarks.clients import ClientsOptions, measure_clients
+
+    options = ClientsOptions(
+        model=arguments.model,
+        repository=arguments.repository,
+        repeats=arguments.repeats,
+        frames=arguments.frames,
+        duration_s=arguments.duration_s,
+        settle_s=arguments.settle_s,
+        kills=arguments.kills,
+        perf_analyzer=arguments.perf_analyzer,
+    )
+    return _reported(arguments, lambda: measure_clients(options, arguments.argv, _progress))
 
 
 def _reference(arguments: argparse.Namespace) -> int:
