@@ -4,6 +4,9 @@
 
 A server in any other mode refuses with ControlModeError, and a model that does not load raises ModelNotReadyError with
 the server's reason; what it served before, it goes on serving.
+
+Where requests are being answered, load over gRPC: while tritonserver loads a model that was asked for over HTTP, most
+of its HTTP connections stand still (seen with 2.51; triton-inference-server's server issue 8958).
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import http.client
 import json
 import time
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 from urllib.parse import quote
 
 from clients.address import Address
@@ -23,12 +26,14 @@ from clients.errors import (
     ModelNotReadyError,
     one_line,
 )
-from clients.failures import ModelState, model_not_served, refused
+from clients.failures import ModelState, connection_closed, model_not_served, refused
 from clients.grpc_dialect import GrpcDialect
 from clients.http_dialect import HttpDialect
 from clients.options import DEFAULT_OPTIONS, ConnectionOptions
 from clients.steps import GrpcCall, HttpCall, HttpReply, Pause, RpcStatusError, Steps
-from clients.transport import connect
+from clients.transport import Cancellation, CancelledByCallerError, connect
+
+T = TypeVar("T")
 
 DEFAULT_TIMEOUT_S = 900.0
 """A model that compiles an engine when it is loaded takes minutes."""
@@ -61,6 +66,7 @@ class ModelControl:
         """Prepare the connection, which its first use opens; raises AddressError and OptionsError."""
         self._timeout_s = timeout_s
         self._transport = connect(url, options)
+        self._cancellation = Cancellation()
         address = self._transport.address
         self._address = address
         self._repository: _Repository = _GrpcRepository(address) if address.is_grpc else _HttpRepository(address)
@@ -70,7 +76,7 @@ class ModelControl:
 
         A model that it has not touched has one entry, with an empty version and state.
         """
-        return sorted(self._transport.run(self._repository.index(self._timeout_s)), key=_by_name_and_number)
+        return sorted(self._run(self._repository.index(self._timeout_s)), key=_by_name_and_number)
 
     def versions(self, model: str) -> list[ModelState]:
         """The entries of one model; raises ModelNotFoundError where the repository has none of that name."""
@@ -93,7 +99,7 @@ class ModelControl:
         """
         self.versions(model)
         try:
-            self._transport.run(self._repository.change("unload", model, None, self._timeout_s))
+            self._run(self._repository.change("unload", model, None, self._timeout_s))
         except _RefusalError as failure:
             raise refused(self._address, model, failure) from failure
 
@@ -106,7 +112,7 @@ class ModelControl:
                     f"model {model!r} at {self._address} is not unloaded after {self._timeout_s:g} s: "
                     f"version {going[0].version} is {going[0].state}; read the server's log"
                 )
-            self._transport.run(_pause())
+            self._run(_pause())
 
     def use(self, model: str, version: int) -> None:
         """Serve this version of a loaded model, and no other; returns when it is ready.
@@ -118,7 +124,7 @@ class ModelControl:
         """
         if version < 1:
             raise ValueError(f"expected a version from 1, got {version}")
-        config = self._transport.run(self._repository.model_config(model, "", self._timeout_s))
+        config = self._run(self._repository.model_config(model, "", self._timeout_s))
         config["version_policy"] = {"specific": {"versions": [version]}}
         try:
             self._load(model, json.dumps(config))
@@ -131,7 +137,8 @@ class ModelControl:
             ) from error
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; what another thread waits for ends with ServerUnavailableError."""
+        self._cancellation.cancel()
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -142,9 +149,15 @@ class ModelControl:
     ) -> None:
         self.close()
 
+    def _run(self, steps: Steps[T]) -> T:
+        try:
+            return self._transport.run(steps, self._cancellation)
+        except CancelledByCallerError as error:
+            raise connection_closed(self._address) from error
+
     def _load(self, model: str, config: str | None) -> None:
         try:
-            self._transport.run(self._repository.change("load", model, config, self._timeout_s))
+            self._run(self._repository.change("load", model, config, self._timeout_s))
         except _RefusalError as failure:
             # Triton fails alike for a model that it does not have and for one that it cannot read.
             self.versions(model)

@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = (
         "List, load and unload the models of a server, and choose the version that it serves. What changes the server "
-        "needs one in explicit control mode. Exit code 1: the server refused, or a model could not be loaded."
+        "needs one in explicit control mode, and goes over gRPC at best: while tritonserver loads a model that was "
+        "asked for over HTTP, it answers hardly anything else over HTTP. Exit code 1: the server refused, or a model "
+        "could not be loaded."
     )
     parser.set_defaults(action=_list)
     _add_connection(parser, url=DEFAULT_URL, timeout=DEFAULT_TIMEOUT_S, as_json=False)

@@ -8,71 +8,35 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.address import address_from
 from clients.detections import Detections
 from clients.detector import Detector
-from clients.errors import ClientError, ContractError, ModelNotFoundError, ModelNotReadyError
+from clients.errors import ClientError, ContractError, ModelNotFoundError, ModelNotReadyError, OptionsError
 from clients.images import ImageSource
 from clients.letterbox import GREY
 from clients.model_control import ControlModeError, ModelControl
 from clients.options import DEFAULT_OPTIONS, ConnectionOptions
 from clients.schedule import Schedule
+from clients.scheduled_parts import DetectorLike, ModelLoader
 from clients.session import DEFAULT_CONFIDENCE, DEFAULT_TIMEOUT_S
 
 TICK_S = 0.5
 """The longest time between two looks at the clock, which may be set, and at what calls have met."""
 PREPARE_S = 120.0
 UNLOAD_AFTER_S = 10.0
+CLOSE_S = 1.0
+"""How long ``close`` waits for a model that is being loaded."""
 WARM_REQUESTS = 2
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 """Between attempts to make a model ready; the pause doubles from the first to the longest."""
 
 _log = logging.getLogger(__name__)
-
-
-class DetectorLike(Protocol):
-    """What is needed of a detector; clients.Detector is one. It must be safe to share between threads."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The class names in the order of their numbers."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the model's input in pixels."""
-
-    @property
-    def max_batch_size(self) -> int:
-        """The most images that go into one request."""
-
-    def detect(self, image: ImageSource, confidence: float = DEFAULT_CONFIDENCE, *, priority: int = 0) -> Detections:
-        """Find objects in one image."""
-
-    def detect_batch(
-        self, images: Iterable[ImageSource], confidence: float = DEFAULT_CONFIDENCE, *, priority: int = 0
-    ) -> list[Detections]:
-        """Find objects in several images."""
-
-    def close(self) -> None:
-        """Close the connection."""
-
-
-class ModelLoader(Protocol):
-    """What loads and unloads models on the server; clients.model_control.ModelControl is one."""
-
-    def load(self, model: str) -> None:
-        """Load a model; return when it is ready."""
-
-    def unload(self, model: str) -> None:
-        """Unload a model; it need not be gone when this returns."""
-
-    def close(self) -> None:
-        """Close the connection."""
 
 
 class _Served:
@@ -142,13 +106,23 @@ class ScheduledDetector:
         url: str,
         schedule: Schedule,
         *,
+        control_url: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         options: ConnectionOptions = DEFAULT_OPTIONS,
         prepare_s: float = PREPARE_S,
         unload_after_s: float | None = UNLOAD_AFTER_S,
     ) -> Self:
-        """Detectors of one server; the arguments are those of Detector, and of this class."""
-        loader = ModelControl(url, options=options)
+        """Detectors of one server; the arguments are those of Detector, and of this class.
+
+        ``control_url`` is where models are loaded, by default ``url``. For an ``http://`` address it has to be given,
+        the server's gRPC address at best: see ``clients.model_control``. Raises OptionsError without it.
+        """
+        if control_url is None and not address_from(url).is_grpc:
+            raise OptionsError(
+                f"expected control_url, the gRPC address of the server at {url}: a model that is loaded over HTTP "
+                "holds up the frames that are sent over HTTP"
+            )
+        loader = ModelControl(control_url or url, options=options)
         try:
             return cls(
                 schedule,
@@ -201,7 +175,11 @@ class ScheduledDetector:
     def close(self) -> None:
         """Stop following the clock, unload what was replaced, and close the connections."""
         self._closing.set()
-        self._thread.join()
+        self._thread.join(CLOSE_S)
+        if self._thread.is_alive():
+            # A model takes its time to load, and nobody waits for it any more.
+            self._loader.close()
+            self._thread.join()
         for served in self._retired:
             self._drop(served)
         for served in filter(None, (self._next, self._current)):
@@ -275,6 +253,8 @@ class ScheduledDetector:
         try:
             action()
         except ClientError as error:
+            if self._closing.is_set():
+                return
             self._failures += 1
             self._failed_at = now
             problem = f"cannot {what} ({error}): {self._current.model!r} stays in use, and it is tried again"

@@ -25,7 +25,7 @@ import pytest
 
 from builder.server import ServerOptions, TritonServer
 from clients import ClientError, Detector, ModelNotFoundError, ModelNotReadyError
-from clients.errors import DeadlineExceededError, ServerUnavailableError
+from clients.errors import DeadlineExceededError, OptionsError, ServerUnavailableError
 from clients.model_control import ControlModeError, ModelControl
 from clients.schedule import read_schedule
 from clients.scheduled_detector import ScheduledDetector
@@ -220,6 +220,17 @@ class TestModelControl:
         assert "model 'slow'" in str(caught.value)
         assert "not ready after 0.5 s" in str(caught.value)
         with ModelControl(url) as control:
+            assert eventually(lambda: ready(control, "slow") == ["1"])
+
+    def test_close_ends_what_another_thread_waits_for(self, url: str, server: TritonServer) -> None:
+        waiting = ModelControl(url, timeout_s=60)
+        # While a model is loaded over HTTP, the server answers nothing else there.
+        with ModelControl(server.grpc_url) as control, ThreadPoolExecutor(1) as thread:
+            load = thread.submit(waiting.load, "slow")
+            assert eventually(lambda: "LOADING" in states(control, "slow").values())
+            waiting.close()
+            with pytest.raises(ServerUnavailableError, match="closed"):
+                load.result()
             assert eventually(lambda: ready(control, "slow") == ["1"])
 
     def test_model_with_an_odd_name_is_not_found(self, control: ModelControl) -> None:
@@ -453,6 +464,29 @@ class TestScheduledDetector:
                 except ModelNotReadyError:
                     failures += 1
             assert eventually(lambda: who(detector) == "night 1")
+
+    def test_close_does_not_wait_for_a_model_that_is_being_loaded(
+        self, url: str, server: TritonServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        clock = Clock("2026-11-22T12:00")
+        detector = scheduled(url, clock, "day=day@06:00,night=slow@20:00")
+        with ModelControl(server.grpc_url) as control:
+            clock.set("2026-11-22T20:00")
+            assert eventually(lambda: "LOADING" in states(control, "slow").values())
+            detector.close()
+            assert "LOADING" in states(control, "slow").values()
+            assert caplog.messages == []
+            assert eventually(lambda: ready(control, "slow") == ["1"])
+
+    def test_one_address_is_enough_over_grpc_and_http_has_two(
+        self, server: TritonServer, control: ModelControl
+    ) -> None:
+        schedule = read_schedule("always=day")
+        for url, control_url in ((server.grpc_url, None), (server.http_url, server.grpc_url)):
+            with ScheduledDetector.from_url(url, schedule, control_url=control_url) as detector:
+                assert who(detector) == "day 3"
+        with pytest.raises(OptionsError, match="expected control_url, the gRPC address"):
+            ScheduledDetector.from_url(server.http_url, schedule)
 
     def test_model_that_cannot_be_loaded_at_the_beginning_is_an_error(self, url: str) -> None:
         with pytest.raises(ModelNotReadyError, match="the weights are rotten"):
