@@ -11,14 +11,18 @@ from pathlib import Path
 from builder.doctor_config import BUILD_AGAIN, check_config, check_model
 from builder.doctor_findings import Examination, Finding, Severity, Target, warning
 from builder.doctor_graph import check_accelerator, check_graph
+from builder.doctor_links import CHECK as DEAD_LINK
+from builder.doctor_links import check_links, check_repository_links
 from builder.doctor_machine import check_driver, check_gpus
-from builder.doctor_model import Model, read_models
+from builder.doctor_memory import check_memory
+from builder.doctor_model import Model, VersionFolder, read_models
 from builder.doctor_plans import PlanChecks, released_by
 from builder.doctor_warmup import check_warmup
 from builder.errors import RepositoryError
 from builder.gpus import GpuTarget
-from builder.manifest import check_version
+from builder.manifest import check_version, record_of
 from builder.releases import TritonRelease
+from builder.verify import NEWER, explained
 
 
 def diagnose(
@@ -52,6 +56,7 @@ def examine(repository: Path, target: Target) -> Examination:
     unchecked: list[str] = []
     plans = 0
     try:
+        findings += check_repository_links(repository)
         for model in models:
             checks = PlanChecks(model=model, target=target)
             findings += _check_one(model, checks)
@@ -60,8 +65,11 @@ def examine(repository: Path, target: Target) -> Examination:
     except OSError as error:
         raise RepositoryError(f"cannot read {error.filename}: {error.strerror}") from error
     findings += _check_machine(models, target, unchecked)
-    failing = {finding.where for finding in findings if finding.severity is Severity.FAILS}
-    # That a file is not as it was published says nothing new where it is known what is wrong with it.
+    # Where it is known what is wrong with a file.
+    failing = {
+        finding.where for finding in findings if finding.severity is Severity.FAILS or finding.check == DEAD_LINK
+    }
+    # That it is not as it was published says nothing new then.
     told = [each for each in findings if each.check not in _PUBLISHED or each.where not in failing]
     told.sort(key=lambda finding: finding.severity is not Severity.FAILS)
     return Examination(
@@ -84,20 +92,35 @@ def _subject(finding: Finding) -> tuple[str, ...]:
 
 def _check_one(model: Model, plans: PlanChecks) -> Iterator[Finding]:
     yield from check_model(model)
-    if model.hidden:
+    if model.hidden or not (model.configs or model.versions):
         return
+    yield from check_links(model)
     for config in model.configs:
         yield from check_config(model, config)
         yield from check_warmup(model, config)
         yield from check_graph(model, config)
         yield from check_accelerator(config)
         yield from plans.check(config)
+        yield from check_memory(model, config, plans.target)
     for version in model.served:
         if version.published:
-            for message in check_version(version.path).messages:
-                file, _, what = message.partition(": ")
-                fix = f"copy it again from where it was built, or {BUILD_AGAIN}"
-                yield warning("manifest", f"{version.where}/{file}", what, fix)
+            yield from _check_published(version)
+
+
+def _check_published(version: VersionFolder) -> Iterator[Finding]:
+    """How a version differs from its manifest; what a link leads to is as good as a file, if it is the same."""
+    for message in check_version(version.path).messages:
+        file, _, what = explained(message).partition(": ")
+        path, record = version.path / file, version.files.get(file)
+        if what.startswith("a symbolic link to ") and record is not None and path.is_file():
+            found = record_of(path)
+            if (found.size_bytes, found.sha256) == (record["bytes"], record["sha256"]):
+                continue
+            what = f"expected sha256 {record['sha256'][:12]}..., found {found.sha256[:12]}... in {path.resolve()}"
+        fix = f"copy it again from where it was built, or {BUILD_AGAIN}"
+        if what.endswith(NEWER):
+            fix = "take that release of this project to look at it, or to build it again"
+        yield warning("manifest", f"{version.where}/{file}", what, fix)
 
 
 def _check_machine(models: Sequence[Model], target: Target, unchecked: list[str]) -> list[Finding]:

@@ -25,13 +25,40 @@ def check_model(model: Model) -> Iterator[Finding]:
     if model.hidden:
         what = "a hidden folder, which tritonserver takes for a model"
         yield fails("hidden-folder", model.name, what, f"move {model.folder} out of the repository")
-    elif not any(config.path == "config.pbtxt" for config in model.configs):
+    elif not model.configs and not model.versions:
+        what = "no model, and tritonserver takes every folder of the repository for one, and does not start with it"
+        fix = f"remove it: rm {model.folder}" if model.folder.is_symlink() else f"move {model.folder} elsewhere"
+        yield fails("no-model", model.name, what, f"{fix}; if it was a model, put its config.pbtxt back")
+    elif not any(config.path == "config.pbtxt" for config in model.configs) and not _is_link(model):
         yield fails(
             "config-missing",
             f"{model.name}/config.pbtxt",
             "missing; tritonserver would have to make up a configuration, and clients find no contract in it",
             BUILD_AGAIN,
         )
+    for config in model.configs:
+        if config.path == "config.pbtxt":
+            yield from _check_gone(model, config)
+
+
+def _is_link(model: Model) -> bool:
+    """Whether config.pbtxt is a link; if it leads nowhere, that is told as such."""
+    return (model.folder / "config.pbtxt").is_symlink()
+
+
+def _check_gone(model: Model, default: Config) -> Iterator[Finding]:
+    """Configurations that the served version was published with, and that are no longer beside config.pbtxt."""
+    there = {Path(config.path).name for config in model.configs}
+    for version in model.loaded(default):
+        for copy in sorted((version.path / "configs").glob("*.pbtxt")):
+            path = model.folder / "configs" / copy.name
+            if copy.name != "config.pbtxt" and copy.name not in there and not path.is_symlink():
+                what = (
+                    f"missing, version {version.number} was published with it; --model-config-name={copy.stem} would "
+                    "serve config.pbtxt, and not say so"
+                )
+                fix = f"copy it back: cp {copy} {path}"
+                yield warning("config-gone", f"{model.name}/configs/{copy.name}", what, fix)
 
 
 def check_config(model: Model, config: Config) -> Iterator[Finding]:
@@ -39,6 +66,9 @@ def check_config(model: Model, config: Config) -> Iterator[Finding]:
     if config.error is not None:
         what = f"expected a Triton model configuration, got: {config.error}"
         yield fails("config-syntax", config.where, what, "mend the line that is named, or " + BUILD_AGAIN)
+        return
+    if config.is_empty:
+        yield _empty(model, config)
         return
     named = config.message.name
     if named and named != model.name:
@@ -52,6 +82,22 @@ def check_config(model: Model, config: Config) -> Iterator[Finding]:
     yield from _check_backend(model, config)
     yield from _check_labels(model, config)
     yield from _check_as_published(model, config)
+
+
+def _empty(model: Model, config: Config) -> Finding:
+    """A file that says nothing: Triton tells the backend by the files, and no backend but Python's goes on from there.
+
+    With --disable-auto-complete-config, as models are served, inputs and outputs stay unknown.
+    """
+    by_hand = model.backend(config) == "python" and not any(
+        isinstance(version.build.get("graph"), dict) for version in model.loaded(config)
+    )
+    what = "empty: it names no backend, no inputs and no outputs"
+    if by_hand:
+        return warning("config-empty", config.where, what, "write inputs and outputs as clients shall see them")
+    copies = [version.path / "configs" / Path(config.path).name for version in model.loaded(config)]
+    fix = next((f"copy {copy} back" for copy in copies if copy.is_file() and copy.stat().st_size), BUILD_AGAIN)
+    return fails("config-empty", config.where, what, fix)
 
 
 def _check_versions(model: Model, config: Config) -> Iterator[Finding]:
@@ -88,6 +134,10 @@ def _check_batching(config: Config) -> Iterator[Finding]:
 
 
 def _check_steps(model: Model, config: Config) -> Iterator[Finding]:
+    for kind, declared in (("input", config.message.input), ("output", config.message.output)):
+        if not declared:
+            what = f"the ensemble has no {kind}, and tritonserver makes up none"
+            yield fails("ensemble-ends", config.where, what, f"write the {kind} blocks, or {BUILD_AGAIN}")
     for step in config.message.ensemble_scheduling.step:
         if step.model_name not in model.siblings:
             near = difflib.get_close_matches(step.model_name, model.siblings - {model.name}, n=1)
@@ -106,7 +156,7 @@ def _check_backend(model: Model, config: Config) -> Iterator[Finding]:
         yield fails("backend-unknown", config.where, what, "name the backend, such as: backend: 'tensorrt'")
         return
     if not config.named_backend:
-        what = f"names no backend; tritonserver takes {backend}, unless started with --disable-auto-complete-config"
+        what = f"names no backend; tritonserver takes {backend}, by the files that are there"
         yield warning("backend-unnamed", config.where, what, f"write backend: {backend!r}")
     own = [
         folder / f"libtriton_{backend}.so" for folder in (model.folder, *(each.path for each in model.loaded(config)))

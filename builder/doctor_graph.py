@@ -45,7 +45,12 @@ def check_graph(model: Model, config: Config) -> Iterator[Finding]:
     """What differs between a configuration and the graph of each version that it loads."""
     for version in model.loaded(config):
         graph_file = version.graph_file
-        if config.error is not None or graph_file is None or not _serves_graph(model, config, version):
+        if (
+            config.error is not None
+            or config.is_empty
+            or graph_file is None
+            or not _serves_graph(model, config, version)
+        ):
             continue
         path, where = version.path / graph_file, f"{version.where}/{graph_file}"
         graph = read_graph(path, path.stat().st_mtime_ns)
@@ -99,9 +104,12 @@ def _check_batch(model: Model, config: Config, graph: GraphFile, where: str) -> 
 def _check_tensors(
     config: Config, kind: str, declared: Sequence[Any], there: Mapping[str, GraphTensor], graph_file: str
 ) -> Iterator[Finding]:
-    # Triton completes a configuration that names none.
-    names = {each.name for each in declared} or set(there)
+    names = {each.name for each in declared}
     fix = f"write {kind}s as {graph_file} has them: {_listed(there, config)}"
+    if not names and there:
+        what = f"no {kind} is in the configuration; with --disable-auto-complete-config, as models are served, none is"
+        yield fails(f"{kind}-name", config.where, f"{what} read off {graph_file}", fix)
+        return
     for name in sorted(names - there.keys()):
         what = f"{kind} {name!r} is not in {graph_file}, which has {', '.join(there)}"
         yield fails(f"{kind}-name", config.where, what, fix)

@@ -120,6 +120,11 @@ class Config:
         return (self.gpu,) if self.gpu is not None else target.gpus or version.gpus
 
     @property
+    def is_empty(self) -> bool:
+        """Whether the file can be parsed, and says nothing."""
+        return self.error is None and not self.message.ListFields()
+
+    @property
     def named_backend(self) -> str:
         """The backend as the configuration names it; empty where it does not."""
         return str(self.message.backend or PLATFORMS.get(self.message.platform, self.message.platform))
@@ -213,7 +218,7 @@ def read_models(repository: Path) -> tuple[Model, ...]:
 def _read_model(repository: Path, name: str, siblings: frozenset[str]) -> Model:
     folder = repository / name
     paths = ["config.pbtxt"] if (folder / "config.pbtxt").exists() else []
-    paths += sorted(f"configs/{each.name}" for each in (folder / "configs").glob("*.pbtxt"))
+    paths += sorted(f"configs/{each.name}" for each in (folder / "configs").glob("*.pbtxt") if each.exists())
     return Model(
         repository=repository,
         name=name,

@@ -39,7 +39,8 @@ class PlanChecks:
                     self.seen.add(f"{version.where}/{file}")
                     yield from self._check_file(version, file)
                 yield from _check_use(config, version, capability, file)
-                if version.record_of(file) is None:
+                is_plan = read_plan_header(version.path / file).kind is not PlanKind.NO_PLAN
+                if is_plan and version.record_of(file) is None:
                     self._skip(
                         f"{version.where}/{file}: no manifest describes this content, its batches are not compared"
                     )
@@ -52,7 +53,8 @@ class PlanChecks:
         header, where = read_plan_header(version.path / file), f"{version.where}/{file}"
         if header.kind is PlanKind.NO_PLAN:
             what = f"expected a TensorRT plan, got a file that is {header.description}"
-            yield fails("plan-kind", where, what, BUILD_PLAN)
+            other = "write backend: 'onnxruntime', or " if file.endswith(".onnx") else ""
+            yield fails("plan-kind", where, what, other + BUILD_PLAN)
             return
         if header.metadata_bytes:
             what = f"{header.metadata_bytes} bytes of metadata stand before the plan, as Ultralytics writes them"
@@ -111,7 +113,7 @@ class PlanChecks:
                     f"no plan for {gpu.name}: cc_model_filenames has no {gpu.compute_capability}, only "
                     f"{', '.join(sorted(keys))}, and there is no {default}"
                 )
-                fix = f"build it on a {gpu.name}: python -m builder plan, or name another GPU with --gpu"
+                fix = f"build it on its GPU, {gpu.name}: python -m builder plan, or name another GPU with --gpu"
                 yield fails("plan-for-gpu", config.where, what, fix)
         known = {gpu.compute_capability for gpu in (*gpus, *version.gpus)}
         for key in sorted(keys) if known else ():

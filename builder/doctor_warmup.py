@@ -15,7 +15,7 @@ COLD_BACKENDS = ("onnxruntime", "tensorrt")
 def check_warmup(model: Model, config: Config) -> Iterator[Finding]:
     """What fails when the warmup runs, and what it does not reach."""
     # Triton warms up no ensemble: its steps are warmed up where they are.
-    if config.is_ensemble or config.error is not None:
+    if config.is_ensemble or config.is_empty or config.error is not None:
         return
     for sample in config.message.model_warmup:
         problems = list(_problems(model, config, sample))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import RepositoryError
-from builder.manifest import VERSION_NAME, check_version, kind_message, versions_of
+from builder.manifest import MANIFEST, SCHEMA_VERSION, VERSION_NAME, check_version, kind_message, versions_of
+
+NEWER = "a newer release of this project wrote it"
+_SCHEMA = re.compile(rf"{re.escape(MANIFEST)}: expected schema_version \d+, got (\d+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,16 +38,20 @@ class ModelReport:
     files: int
     """How many files of how many versions were compared with their manifests."""
     findings: tuple[Finding, ...]
+    foreign: bool = False
+    """Whether it is somebody else's model, of which no manifest tells what it should be."""
 
     @property
     def ok(self) -> bool:
-        """Whether all is as it was published."""
+        """Whether all is as it was published, or nothing was."""
         return not self.findings
 
     def __str__(self) -> str:
         """One line where all is well, else one line for each finding."""
         if self.findings:
             return "\n".join(map(str, self.findings))
+        if self.foreign:
+            return f"{self.model}: not published by this project, not checked"
         return f"{self.model} {self.version}: ok ({self.files} files)"
 
 
@@ -62,13 +70,44 @@ def verify(repository: Path, name: str | None = None) -> tuple[ModelReport, ...]
         models = sorted(path.name for path in repository.iterdir() if path.is_dir())
         if name is not None and name not in models:
             raise RepositoryError(f"expected a model named {name} in {repository}, found {', '.join(models) or 'none'}")
-        if not models:
+        dead = sorted(path.name for path in repository.iterdir() if path.is_symlink() and not path.exists())
+        if not models and not dead:
             raise RepositoryError(
                 f"expected at least one model in {repository}, found none; write one with: python -m builder build"
             )
-        return tuple(_report(repository, model) for model in models if name in (None, model))
+        reports = [_report(repository, model) for model in models if name in (None, model)]
+        # One such link, and tritonserver loads no model at all, whichever is asked about.
+        reports += [_dead_link(repository, link) for link in dead]
     except OSError as error:
         raise RepositoryError(f"cannot read {error.filename}: {error.strerror}") from error
+    if all(report.foreign for report in reports):
+        named = f"model {name} of {repository}" if name else f"a model of {repository}"
+        raise RepositoryError(
+            f"expected {named} to be published by this project, found no manifest; publish one with: python -m builder "
+            "build, or look at what is there with: python -m builder doctor"
+        )
+    return tuple(reports)
+
+
+def explained(message: str) -> str:
+    """A message of ``check_version``, with the reason where a manifest's schema is newer than this program."""
+    schema = _SCHEMA.fullmatch(message)
+    return f"{message}; {NEWER}" if schema and int(schema[1]) > SCHEMA_VERSION else message
+
+
+def _dead_link(repository: Path, name: str) -> ModelReport:
+    target = (repository / name).readlink()
+    message = f"a symbolic link to {target}, where nothing is; tritonserver loads no model beside it; remove it"
+    return ModelReport(
+        model=name, version=None, files=0, findings=(Finding(model=name, version=None, message=message),)
+    )
+
+
+def _is_foreign(model: Path) -> bool:
+    """Whether it is a model, and no version of it was published by this project."""
+    versions = [model / str(number) for number in versions_of(model)]
+    ours = any((version / MANIFEST).exists() or (version / "configs").is_dir() for version in versions)
+    return not ours and (model / "config.pbtxt").is_file()
 
 
 def _report(repository: Path, name: str) -> ModelReport:
@@ -77,6 +116,8 @@ def _report(repository: Path, name: str) -> ModelReport:
     if name.startswith("."):
         message = "tritonserver takes a hidden folder for a model too, and does not start with it; move it elsewhere"
         findings = [Finding(model=name, version=None, message=message)]
+    elif _is_foreign(model):
+        return ModelReport(model=name, version=None, files=0, findings=(), foreign=True)
     elif not model.resolve().is_relative_to(repository.resolve()):
         message = f"a symbolic link to {model.resolve()}, outside the repository"
         findings = [Finding(model=name, version=None, message=message)]
@@ -86,7 +127,7 @@ def _report(repository: Path, name: str) -> ModelReport:
         for number in sorted(versions_of(model)):
             check = check_version(model / str(number))
             files += check.files
-            findings += [Finding(model=name, version=number, message=message) for message in check.messages]
+            findings += [Finding(model=name, version=number, message=explained(each)) for each in check.messages]
     return ModelReport(model=name, version=version, files=files, findings=tuple(findings))
 
 

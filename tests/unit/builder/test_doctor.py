@@ -244,6 +244,37 @@ class TestConfig:
         where = "shapes/configs/t4.pbtxt"
         expect(on_graph, "config-edited", where, "differs from 1/configs/t4.pbtxt", severity=WARNING)
 
+    @pytest.mark.parametrize("path", CONFIGS)
+    @pytest.mark.parametrize("text", ["", "# nothing\n"])
+    def test_that_is_empty(self, on_graph, path, text):
+        where, model = named(on_graph, path)
+        (model / path).write_text(text)
+        found = expect(on_graph, "config-empty", where, "names no backend, no inputs and no outputs")
+        assert found.fix == f"copy {model / '1' / 'configs' / Path(path).name} back"
+
+    def test_that_is_empty_is_enough_for_python_written_by_hand(self, on_graph):
+        (on_graph / "hand" / "1").mkdir(parents=True)
+        (on_graph / "hand" / "1" / "model.py").write_text("# serves")
+        (on_graph / "hand" / "config.pbtxt").touch()
+        expect(on_graph, "config-empty", "hand/config.pbtxt", "no inputs and no outputs", severity=WARNING)
+
+    @pytest.mark.parametrize("path", CONFIGS)
+    @pytest.mark.parametrize("kind", ["input", "output"])
+    def test_without_inputs_or_outputs(self, on_graph, path, kind):
+        where, model = named(on_graph, path)
+        with edited_config(model, path) as config:
+            config.ClearField(kind)
+        found = expect(on_graph, f"{kind}-name", where, f"no {kind} is in the configuration")
+        assert f"write {kind}s as model.onnx has them" in found.fix
+
+    @pytest.mark.parametrize("name", ["cpu", "t4"])
+    def test_that_the_version_has_and_the_model_no_longer(self, on_graph, name):
+        path = on_graph / "shapes" / "configs" / f"{name}.pbtxt"
+        path.unlink()
+        what = f"--model-config-name={name} would serve config.pbtxt, and not say so"
+        found = expect(on_graph, "config-gone", f"shapes/configs/{name}.pbtxt", what, severity=WARNING)
+        assert found.fix == f"copy it back: cp {on_graph / 'shapes' / '1' / 'configs' / path.name} {path}"
+
 
 class TestFiles:
     @pytest.mark.parametrize("name", ["model.onnx", "model.py"])
@@ -269,8 +300,123 @@ class TestFiles:
         expect(on_graph, "hidden-folder", ".snapshots", "which tritonserver takes for a model")
 
     def test_a_folder_that_is_no_model(self, on_graph):
-        (on_graph / "notes").mkdir()
-        expect(on_graph, "config-missing", "notes/config.pbtxt", "missing")
+        (on_graph / "lost+found").mkdir()
+        found = expect(on_graph, "no-model", "lost+found", "no model, and tritonserver takes every folder")
+        assert found.fix.startswith(f"move {on_graph / 'lost+found'} elsewhere")
+
+    def test_a_link_to_the_repository_itself(self, on_graph):
+        (on_graph / "self").symlink_to(".")
+        found = expect(on_graph, "no-model", "self", "no model, and tritonserver takes every folder")
+        assert found.fix.startswith(f"remove it: rm {on_graph / 'self'}")
+
+
+class TestLinks:
+    @pytest.mark.parametrize("name", ["dead", ".dead"])
+    def test_to_nothing_in_the_repository(self, on_graph, name):
+        (on_graph / name).symlink_to("/nowhere")
+        found = expect(on_graph, "dead-link", name, "to /nowhere, where nothing is; .* loads none of the repository")
+        assert found.fix == f"remove it: rm {on_graph / name}"
+
+    def test_to_each_other_in_the_repository(self, on_graph):
+        (on_graph / "one").symlink_to("other")
+        (on_graph / "other").symlink_to("one")
+        assert [(each.check, each.where) for each in diagnose(on_graph)] == [
+            ("dead-link", "one"),
+            ("dead-link", "other"),
+        ]
+
+    @pytest.mark.parametrize("name", ["dead", "7"])
+    def test_to_nothing_in_a_model(self, on_graph, name):
+        (on_graph / "shapes" / name).symlink_to("/nowhere")
+        expect(on_graph, "dead-link", f"shapes/{name}", "does not load a model whose folder holds such a link")
+
+    def test_to_nothing_in_place_of_the_configuration(self, on_graph):
+        (on_graph / "shapes" / "config.pbtxt").unlink()
+        (on_graph / "shapes" / "config.pbtxt").symlink_to("/nowhere")
+        expect(on_graph, "dead-link", "shapes/config.pbtxt", "does not load a model whose folder holds such a link")
+
+    def test_to_nothing_in_place_of_another_configuration(self, on_graph):
+        path = on_graph / "shapes" / "configs" / "cpu.pbtxt"
+        path.unlink()
+        path.symlink_to("/nowhere")
+        what = "--model-config-name=cpu would serve config.pbtxt, and not say so"
+        expect(on_graph, "dead-link", "shapes/configs/cpu.pbtxt", what, severity=WARNING)
+
+    def test_to_nothing_in_a_version(self, on_graph):
+        (on_graph / "shapes" / "1" / "assets").mkdir()
+        (on_graph / "shapes" / "1" / "assets" / "dead").symlink_to("/nowhere")
+        expect(on_graph, "dead-link", "shapes/1/assets/dead", "to /nowhere", severity=WARNING)
+
+    def test_to_nothing_in_place_of_a_file_that_is_served(self, on_graph):
+        (on_graph / "shapes" / "1" / "model.onnx").unlink()
+        (on_graph / "shapes" / "1" / "model.onnx").symlink_to("/nowhere")
+        checks = {(each.check, each.where, each.severity) for each in diagnose(on_graph)}
+        where = "shapes/1/model.onnx"
+        assert checks == {("file-missing", where, FAILS), ("dead-link", where, WARNING)}
+
+    @pytest.mark.parametrize("place", [".", "1", "1/model.onnx"])
+    def test_to_what_was_published_serve_as_well(self, on_plans, tmp_path, place):
+        path = (on_plans / "shapes" / place).parent / (on_plans / "shapes" / place).name
+        shutil.move(path, tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+        assert diagnose(on_plans) == ()
+
+    def test_to_another_content_than_was_published_are_found(self, on_graph, tmp_path):
+        path = on_graph / "shapes" / "1" / "labels.txt"
+        path.unlink()
+        (tmp_path / "labels.txt").write_text("other\nlabels\n")
+        path.symlink_to(tmp_path / "labels.txt")
+        expect(on_graph, "manifest", "shapes/1/labels.txt", "expected sha256 .* in .*labels.txt", severity=WARNING)
+
+
+class TestMemory:
+    def test_of_more_instances_than_the_gpu_can_hold(self, on_graph):
+        with_memory(on_graph)
+        with edited_config(on_graph / "shapes", "configs/t4.pbtxt") as config:
+            config.instance_group[0].count = 200
+        # 120 MB an instance, its own weights among them.
+        what = r"200 instances take 24\.0 GB .* and t4 has 16\.0 GB: out of memory"
+        found = expect(on_graph, "memory", "shapes/configs/t4.pbtxt", what)
+        assert found.fix.startswith("set count to 133 at most")
+
+    def test_of_plans_whose_weights_are_shared(self, on_plans):
+        with_memory(on_plans)
+        with edited_config(on_plans / "shapes", "configs/t4.pbtxt") as config:
+            config.instance_group[0].count = 200
+        assert diagnose(on_plans) == ()
+        with edited_config(on_plans / "shapes", "configs/t4.pbtxt") as config:
+            config.instance_group[0].count = 800
+        expect(on_plans, "memory", "shapes/configs/t4.pbtxt", r"800 instances take 16\.1 GB")
+
+    def test_of_groups_on_gpus_of_their_own(self, on_graph):
+        with_memory(on_graph)
+        with edited_config(on_graph / "shapes", "configs/t4.pbtxt") as config:
+            config.instance_group[0].count = 100
+            config.instance_group[0].gpus[:] = [0]
+            config.instance_group.add().CopyFrom(config.instance_group[0])
+            config.instance_group[1].gpus[:] = [1]
+        assert diagnose(on_graph) == ()
+        with edited_config(on_graph / "shapes", "configs/t4.pbtxt") as config:
+            config.instance_group[1].gpus[:] = [0]
+        expect(on_graph, "memory", "shapes/configs/t4.pbtxt", "200 instances")
+
+    def test_of_smaller_batches_than_the_figures_are_of_is_less(self, on_graph):
+        with_memory(on_graph, batch=MAX_BATCH * 10, activation_bytes=200_000_000)
+        with edited_config(on_graph / "shapes", "configs/t4.pbtxt") as config:
+            config.instance_group[0].count = 100
+        assert diagnose(on_graph) == ()
+
+    def test_is_not_judged_without_figures(self, on_graph):
+        with edited_config(on_graph / "shapes", "configs/t4.pbtxt") as config:
+            config.instance_group[0].count = 200
+        assert diagnose(on_graph) == ()
+
+    @pytest.mark.parametrize(
+        "figures", [{"batch": 0}, {"weight_bytes": "1"}, {"capacity_bytes": None}, {"batch": None}]
+    )
+    def test_is_not_judged_by_figures_that_cannot_be(self, on_graph, figures):
+        with_memory(on_graph, **figures)
+        assert diagnose(on_graph) == ()
 
 
 class TestGraph:
@@ -522,6 +668,16 @@ class TestPlan:
         shutil.copy(version / "model.onnx", version / T4_PLAN)
         expect(on_plans, "plan-kind", f"shapes/1/{T4_PLAN}", "a file that is an ONNX file")
 
+    def test_that_is_the_graph_by_its_name(self, on_graph):
+        with edited_config(on_graph / "shapes") as config:
+            config.backend, config.default_model_filename = "tensorrt", "model.onnx"
+        seen = examine(on_graph, Target(release=find_release("25.10"), driver="580.65.06"))
+        (finding,) = seen.findings
+        assert (finding.check, finding.where) == ("plan-kind", "shapes/1/model.onnx")
+        assert "got a file that is an ONNX file" in finding.what
+        assert finding.fix.startswith("write backend: 'onnxruntime', or build it")
+        assert seen.unchecked == ()
+
     def test_of_tensorrt_rtx(self, on_plans):
         pytest.importorskip("tensorrt_rtx")
         version = on_plans / "shapes" / "1"
@@ -631,6 +787,13 @@ class TestManifest:
         (on_plans / "shapes" / "1" / "manifest.json").write_text('{"schema_version": 1')
         expect(on_plans, "manifest", "shapes/1/manifest.json", "expected JSON", severity=WARNING)
 
+    def test_of_a_newer_release_of_this_project(self, on_graph):
+        path = on_graph / "shapes" / "1" / "manifest.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 2}))
+        what = "expected schema_version 1, got 2; a newer release of this project wrote it"
+        found = expect(on_graph, "manifest", "shapes/1/manifest.json", what, severity=WARNING)
+        assert "take that release of this project" in found.fix
+
     @pytest.mark.parametrize("build", [None, [], {"plans": 3}, {"plans": [3, {}]}, {"gpus": ["t4"], "graph": 1}])
     def test_whose_build_is_of_another_shape_is_no_traceback(self, on_plans, build):
         path = on_plans / "shapes" / "1" / "manifest.json"
@@ -647,6 +810,13 @@ class TestEnsemble:
     def test_of_a_version_that_is_not_there(self, on_graph):
         write_ensemble(on_graph, step="shapes", version=7)
         expect(on_graph, "ensemble-step", "both/config.pbtxt", "version 7 of shapes, which is not there")
+
+    @pytest.mark.parametrize("kind", ["input", "output"])
+    def test_without_inputs_or_outputs(self, on_graph, kind):
+        write_ensemble(on_graph, step="shapes", version=-1)
+        path = on_graph / "both" / "config.pbtxt"
+        path.write_text("".join(line for line in path.open() if not line.startswith(f"{kind} [")))
+        expect(on_graph, "ensemble-ends", "both/config.pbtxt", f"the ensemble has no {kind}")
 
     def test_without_a_version_of_its_own(self, on_graph):
         write_ensemble(on_graph, step="shapes", version=-1)
@@ -740,6 +910,23 @@ def write_ensemble(repository, *, step, version):
     (repository / "both" / "1").mkdir(parents=True)
     text = ENSEMBLE.format(name="both", step=step, version=version)
     (repository / "both" / "config.pbtxt").write_text(text)
+
+
+def with_memory(repository, **figures):
+    """As if the version had been published with a T4's figures: 120 MB an instance, 100 MB of them weights."""
+    memory = {
+        "weight_bytes": 100_000_000,
+        "input_bytes": 5_000_000,
+        "output_bytes": 5_000_000,
+        "activation_bytes": 10_000_000,
+        "workspace_bytes": 1_000_000_000,
+        "batch": MAX_BATCH,
+        "instances": 1,
+        "capacity_bytes": 16_000_000_000,
+        "source": "estimated",
+    }
+    with edited_build(repository / "shapes" / "1") as build:
+        build["gpus"]["t4"]["memory"] = memory | figures
 
 
 def replace_graph(repository, **kind):

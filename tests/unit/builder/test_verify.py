@@ -126,7 +126,7 @@ DAMAGES = {
     ),
     "manifest of a later program": (
         damage_nothing_but("2/manifest.json", edit_manifest(lambda manifest: manifest.update(schema_version=2))),
-        "shapes 2: manifest.json: expected schema_version 1, got 2",
+        "shapes 2: manifest.json: expected schema_version 1, got 2; a newer release of this project wrote it",
     ),
     "manifest without hashes": (
         damage_nothing_but("2/manifest.json", edit_manifest(lambda manifest: manifest.update(files={"model.onnx": 3}))),
@@ -215,6 +215,18 @@ DAMAGES = {
         damage_nothing_but("01", lambda path: path.mkdir()),
         "shapes: 01: not in any manifest",
     ),
+    "link to nothing beside the models": (
+        damage_nothing_but("../dead", lambda path: path.symlink_to("/nowhere")),
+        "dead: a symbolic link to /nowhere, where nothing is; tritonserver loads no model beside it; remove it",
+    ),
+    "link to nothing in a model": (
+        damage_nothing_but("dead", lambda path: path.symlink_to("/nowhere")),
+        "shapes: dead: not in any manifest",
+    ),
+    "link to nothing in a version": (
+        damage_nothing_but("2/dead", lambda path: path.symlink_to("/nowhere")),
+        "shapes 2: dead: missing",
+    ),
     "hidden folder beside the models": (
         damage_nothing_but("../.git", lambda path: path.mkdir()),
         ".git: tritonserver takes a hidden folder for a model too, and does not start with it; move it elsewhere",
@@ -266,6 +278,33 @@ def test_every_finding_is_reported_at_once(repository, model):
         "shapes 1: model.py: missing",
         "shapes 2: model.py: missing",
     ]
+
+
+def test_a_model_of_somebody_else_is_no_damage(repository):
+    neighbour = repository / "neighbour"
+    (neighbour / "1").mkdir(parents=True)
+    (neighbour / "1" / "model.py").write_text("# serves")
+    (neighbour / "config.pbtxt").write_text('name: "neighbour"\n')
+    assert lines(repository) == [
+        "neighbour: not published by this project, not checked",
+        "shapes 2: ok (14 files)",
+    ]
+    assert all(report.ok for report in verify(repository))
+    with pytest.raises(RepositoryError, match=r"expected model neighbour of .* to be published by this project"):
+        verify(repository, "neighbour")
+
+
+def test_a_repository_without_a_model_of_ours_is_an_error(tmp_path):
+    (tmp_path / "neighbour" / "1").mkdir(parents=True)
+    (tmp_path / "neighbour" / "config.pbtxt").write_text('name: "neighbour"\n')
+    with pytest.raises(RepositoryError, match=r"expected a model of .* to be published by this project"):
+        verify(tmp_path)
+
+
+def test_a_model_of_ours_that_lost_its_manifests_is_still_ours(repository, model):
+    for version in ("1", "2"):
+        (model / version / "manifest.json").unlink()
+    assert not any(report.ok for report in verify(repository))
 
 
 def test_a_folder_that_is_no_model_is_found(repository):
