@@ -25,6 +25,8 @@ DEFAULT_TIMEOUT_S = 5.0
 HIGHEST_IN_FLIGHT = 256
 LARGEST_PORT = 65535
 REFRESH_S = 0.25
+LARGE_BLOCK_BYTES = 256 << 10
+_M_MMAP_THRESHOLD = -3
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DESCRIPTION = """
 Find objects in cameras, videos and pictures, many at once. Of a camera, and of a video, which is played in real time,
@@ -96,6 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     sources = sources_from(arguments.sources, arguments.priority)
     _check_libraries()
+    _return_large_blocks()
     from clients.detector import Detector
     from clients.video_runner import StreamRunner
     from clients.video_table import display_on, summary
@@ -126,6 +129,19 @@ def _check_libraries() -> None:
         import av  # noqa: F401
     except ImportError as error:
         raise ClientError("stream needs: pip install 'yolo-triton[video]' (PyAV)") from error
+
+
+def _return_large_blocks() -> None:
+    """Have glibc give every frame's memory back when it is freed, where the C library is glibc.
+
+    By default it learns to keep blocks of a frame's size in a heap for each thread, and dozens of threads that pass
+    frames to each other make those heaps grow for minutes (mallopt(3), M_MMAP_THRESHOLD).
+    """
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
 
 
 def _run_options(arguments: argparse.Namespace, sources: int, max_batch_size: int) -> RunOptions:

@@ -35,7 +35,10 @@ class FrameQueue(Generic[FrameT]):
         self._priorities = priorities
         self._in_flight = in_flight
         self._clock = clock
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        # Whoever waits for a frame, and whoever for room: a frame needs to wake one of the first.
+        self._frames = threading.Condition(self._lock)
+        self._room = threading.Condition(self._lock)
         self._waiting: list[FrameT | None] = [None] * len(priorities)
         self._taken = [0] * len(priorities)
         self._held = [0] * len(priorities)
@@ -47,32 +50,32 @@ class FrameQueue(Generic[FrameT]):
 
     def offer(self, source: int, frame: FrameT) -> bool:
         """Put a frame in, in place of one that waits; False once the queue is stopped, and nothing is counted."""
-        with self._changed:
+        with self._lock:
             if self._is_stopped:
                 return False
             account = self._accounts[source]
             account.captured += 1
             account.dropped += self._waiting[source] is not None
             self._waiting[source] = frame
-            self._changed.notify_all()
+            self._frames.notify()
             return True
 
     def put(self, source: int, frame: FrameT) -> bool:
         """Put a frame in when the one that waits has been taken; False once the queue is stopped."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_stopped or self._waiting[source] is None)
+        with self._lock:
+            self._room.wait_for(lambda: self._is_stopped or self._waiting[source] is None)
             if self._is_stopped:
                 return False
             self._accounts[source].captured += 1
             self._waiting[source] = frame
-            self._changed.notify_all()
+            self._frames.notify()
             return True
 
     def end(self, source: int) -> None:
         """No more frames come from this source; what waits is still answered."""
-        with self._changed:
+        with self._lock:
             self._open.discard(source)
-            self._changed.notify_all()
+            self._frames.notify_all()
 
     def take(self) -> Ticket[FrameT] | None:
         """The next frame to send, waited for; None when no more will come.
@@ -80,7 +83,7 @@ class FrameQueue(Generic[FrameT]):
         Of the sources with a frame those of the highest priority go first; of these, the one with the fewest frames
         taken and not released, then the one that has waited longest for its turn.
         """
-        with self._changed:
+        with self._lock:
             while not self._is_stopped:
                 ready = [
                     source
@@ -91,12 +94,12 @@ class FrameQueue(Generic[FrameT]):
                     return self._ticket(min(ready, key=self._place_in_line))
                 if not self._open and all(frame is None for frame in self._waiting):
                     return None
-                self._changed.wait()
+                self._frames.wait()
             return None
 
     def answered(self, ticket: Ticket[FrameT], latency_s: float) -> None:
         """The frame was answered ``latency_s`` after its capture."""
-        with self._changed:
+        with self._lock:
             account = self._accounts[ticket.source]
             account.answered += 1
             account.latencies.add(latency_s)
@@ -104,27 +107,29 @@ class FrameQueue(Generic[FrameT]):
 
     def failed(self, ticket: Ticket[FrameT]) -> None:
         """The frame ended in an error."""
-        with self._changed:
+        with self._lock:
             self._accounts[ticket.source].failed += 1
 
     def release(self, ticket: Ticket[FrameT]) -> None:
         """Nothing of the frame is held any more."""
-        with self._changed:
+        with self._lock:
             self._held[ticket.source] -= 1
-            self._changed.notify_all()
+            if self._waiting[ticket.source] is not None:
+                self._frames.notify()
 
     def stop(self) -> None:
         """Take no more frames; those that wait are dropped."""
-        with self._changed:
+        with self._lock:
             self._is_stopped = True
             for source, frame in enumerate(self._waiting):
                 self._accounts[source].dropped += frame is not None
                 self._waiting[source] = None
-            self._changed.notify_all()
+            self._frames.notify_all()
+            self._room.notify_all()
 
     def views(self) -> list[AccountView]:
         """What became of the frames so far, by source, all at one moment."""
-        with self._changed:
+        with self._lock:
             now_s = self._clock()
             return [AccountView.of(account, now_s) for account in self._accounts]
 
@@ -142,6 +147,8 @@ class FrameQueue(Generic[FrameT]):
         self._held[source] += 1
         ticket = Ticket(source, self._taken[source], frame)
         self._taken[source] += 1
-        # Whoever waits to put a frame in, and whoever waits for the last one to be taken.
-        self._changed.notify_all()
+        self._room.notify_all()
+        if not self._open:
+            # This may have been the last one.
+            self._frames.notify_all()
         return ticket
