@@ -10,6 +10,7 @@ from clients.detections import Detections
 from clients.images import ImageSource
 from clients.many import AnyIterable, AsyncResults
 from clients.options import DEFAULT_OPTIONS, ConnectionOptions
+from clients.selection import EVERYTHING, Selection
 from clients.sending import Send, session_for
 from clients.session import DEFAULT_CONFIDENCE, DEFAULT_TIMEOUT_S
 from clients.transport import AsyncTransport, connect_async
@@ -84,18 +85,28 @@ class AsyncDetector:
         return await transport.run(self._session.is_ready(transport.dialect))
 
     async def detect(
-        self, image: ImageSource, confidence: float = DEFAULT_CONFIDENCE, *, priority: int = 0
+        self,
+        image: ImageSource,
+        confidence: float = DEFAULT_CONFIDENCE,
+        *,
+        priority: int = 0,
+        selection: Selection = EVERYTHING,
     ) -> Detections:
         """Find objects of at least ``confidence`` in one image: a path, encoded bytes, or a BGR uint8 array."""
-        transport = self._connected()
-        return await transport.run(self._session.detect(transport.dialect, image, confidence, priority))
+        transport, session = self._connected(), self._session.keeping(selection)
+        return await transport.run(session.detect(transport.dialect, image, confidence, priority))
 
     async def detect_batch(
-        self, images: Iterable[ImageSource], confidence: float = DEFAULT_CONFIDENCE, *, priority: int = 0
+        self,
+        images: Iterable[ImageSource],
+        confidence: float = DEFAULT_CONFIDENCE,
+        *,
+        priority: int = 0,
+        selection: Selection = EVERYTHING,
     ) -> list[Detections]:
         """Find objects in several images, in their order, with as few requests as ``max_batch_size`` allows."""
-        transport = self._connected()
-        return await transport.run(self._session.detect_batch(transport.dialect, images, confidence, priority))
+        transport, session = self._connected(), self._session.keeping(selection)
+        return await transport.run(session.detect_batch(transport.dialect, images, confidence, priority))
 
     def detect_many(
         self,
@@ -104,19 +115,20 @@ class AsyncDetector:
         *,
         in_flight: int | None = None,
         priority: int = 0,
+        selection: Selection = EVERYTHING,
     ) -> AsyncResults[ImageSource, Detections]:
         """Find objects in any number of images, each a request of its own: ``async for`` gives results in their order.
 
         ``in_flight`` requests run side by side; by default as many as keep the server's batcher full. Where an image
         failed, ``anext`` raises its error, and the ``anext`` after it goes on; see :class:`clients.many.AsyncResults`.
         """
-        transport = self._connected()
+        transport, session = self._connected(), self._session.keeping(selection)
 
         async def detect(image: ImageSource, index: int) -> Detections:
-            return await transport.run(self._session.detect(transport.dialect, image, confidence, priority, index))
+            return await transport.run(session.detect(transport.dialect, image, confidence, priority, index))
 
-        self._session.check(confidence, priority)
-        return AsyncResults(detect, images, self._session.in_flight(in_flight))
+        session.check(confidence, priority)
+        return AsyncResults(detect, images, session.in_flight(in_flight))
 
     async def close(self) -> None:
         """Close the connection."""

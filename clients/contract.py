@@ -40,11 +40,11 @@ class Contract:
     def saturating_requests(self) -> int:
         """Requests of one image in flight that keep the server's batcher full, and that its queue has room for.
 
-        2 x max_batch x instances (Triton's user guide, optimization): one batch computed, and the next one waiting.
+        2 x max_batch x instances (Triton's user guide, optimization): one batch computed, and the next one waiting. No
+        more than the queue holds, since until the batcher looks at them all may lie there.
         """
-        computed = self.max_batch_size * self.instances
-        waiting = min(computed, self.max_queue_size) if self.max_queue_size else computed
-        return computed + waiting
+        filling = 2 * self.max_batch_size * self.instances
+        return min(filling, self.max_queue_size) if self.max_queue_size else filling
 
 
 def contract_from_config(config: Mapping[str, Any], *, model: str, version: str = "") -> Contract:

@@ -10,6 +10,7 @@ from clients.detections import Detections
 from clients.images import ImageSource
 from clients.many import Results
 from clients.options import DEFAULT_OPTIONS, ConnectionOptions
+from clients.selection import EVERYTHING, Selection
 from clients.sending import Send, session_for
 from clients.session import DEFAULT_CONFIDENCE, DEFAULT_TIMEOUT_S
 from clients.transport import Cancellation, connect
@@ -83,21 +84,37 @@ class Detector:
         """
         return self._transport.run(self._session.is_ready(self._transport.dialect))
 
-    def detect(self, image: ImageSource, confidence: float = DEFAULT_CONFIDENCE, *, priority: int = 0) -> Detections:
+    def detect(
+        self,
+        image: ImageSource,
+        confidence: float = DEFAULT_CONFIDENCE,
+        *,
+        priority: int = 0,
+        selection: Selection = EVERYTHING,
+    ) -> Detections:
         """Find objects of at least ``confidence`` in one image: a path, encoded bytes, or a BGR uint8 array.
 
         ``priority`` counts from 1, the most urgent, to the model's number of levels; 0 is the model's default.
+        ``selection`` says what to keep: classes, a region, a maximum. The server applies it where images are sent
+        encoded, so that nothing else comes back.
         """
-        return self._transport.run(self._session.detect(self._transport.dialect, image, confidence, priority))
+        session = self._session.keeping(selection)
+        return self._transport.run(session.detect(self._transport.dialect, image, confidence, priority))
 
     def detect_batch(
-        self, images: Iterable[ImageSource], confidence: float = DEFAULT_CONFIDENCE, *, priority: int = 0
+        self,
+        images: Iterable[ImageSource],
+        confidence: float = DEFAULT_CONFIDENCE,
+        *,
+        priority: int = 0,
+        selection: Selection = EVERYTHING,
     ) -> list[Detections]:
         """Find objects in several images, in their order, with as few requests as ``max_batch_size`` allows.
 
         An ImageError names the index of the image that cannot be read.
         """
-        return self._transport.run(self._session.detect_batch(self._transport.dialect, images, confidence, priority))
+        session = self._session.keeping(selection)
+        return self._transport.run(session.detect_batch(self._transport.dialect, images, confidence, priority))
 
     def detect_many(
         self,
@@ -106,6 +123,7 @@ class Detector:
         *,
         in_flight: int | None = None,
         priority: int = 0,
+        selection: Selection = EVERYTHING,
     ) -> Results[ImageSource, Detections]:
         """Find objects in any number of images, each a request of its own, and give the results in their order.
 
@@ -113,13 +131,14 @@ class Detector:
         read as results are asked for, so it may be endless. Where an image failed, ``next`` raises its error, and the
         ``next`` after it goes on; see :class:`clients.many.Results`.
         """
+        session = self._session.keeping(selection)
 
         def detect(image: ImageSource, index: int, cancellation: Cancellation) -> Detections:
-            steps = self._session.detect(self._transport.dialect, image, confidence, priority, index)
+            steps = session.detect(self._transport.dialect, image, confidence, priority, index)
             return self._transport.run(steps, cancellation)
 
-        self._session.check(confidence, priority)
-        return Results(detect, images, self._session.in_flight(in_flight))
+        session.check(confidence, priority)
+        return Results(detect, images, session.in_flight(in_flight))
 
     def close(self) -> None:
         """Close the connection; with shared memory, wait for the server to give that back, for 5 s at most."""

@@ -186,9 +186,9 @@ class GrpcDialect:
             if reason == "Socket closed":
                 return wrong_protocol(self.address, reason)
             return no_server(self.address, reason, not_accepted=True)
-        said = refused(self.address, model, details)
-        if type(said) is not InferenceError or (yield from self._is_live()):
-            return said
+        error = refused(self.address, model, details)
+        if type(error) is not InferenceError or (yield from self._is_live()):
+            return error
         return (wrong_protocol if reason == "Socket closed" else no_server)(self.address, reason)
 
     def _is_live(self) -> Steps[bool]:

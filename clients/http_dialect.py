@@ -15,7 +15,7 @@ from clients.address import Address
 from clients.batches import Batch
 from clients.contract import INPUT, OUTPUT
 from clients.encoded import EncodedRequest, http_body, rows_from_http
-from clients.errors import ClientError, ContractError, ServerUnavailableError
+from clients.errors import AccessDeniedError, ClientError, ContractError, ServerUnavailableError
 from clients.failures import ModelState, model_not_served, no_inference, no_server, refused
 from clients.memory_control import HttpMemoryControl, MemoryControl, region_error
 from clients.memory_regions import Place
@@ -144,7 +144,7 @@ class HttpDialect:
             return True
         # A model that is not ready is a bad request to Triton, as is one that it does not know.
         error = refused(self.address, model, self._text(reply))
-        if type(error).__name__ == "AccessDeniedError":
+        if isinstance(error, AccessDeniedError):
             raise error
         return False
 

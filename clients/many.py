@@ -127,6 +127,8 @@ class AsyncResults(AsyncIterator[T], Generic[S, T]):
 
     async def __anext__(self) -> T:
         while True:
+            if self._taking is not None and self._taking.done():
+                self._taking = None
             if self._taking is None and not self._exhausted and len(self._pending) < self._in_flight:
                 self._taking = asyncio.create_task(self._take_source())
             if self._pending and self._pending[0].done():
@@ -136,8 +138,6 @@ class AsyncResults(AsyncIterator[T], Generic[S, T]):
                 break
             # Cancelling whoever waits leaves the result to be asked for again.
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            if self._taking is not None and self._taking.done():
-                self._taking = None
         error, self._source_error = self._source_error, None
         if error is not None:
             raise error

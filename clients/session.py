@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import math
@@ -9,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from clients.errors import (
 from clients.failures import no_answer
 from clients.images import ImageSource, load_decoders
 from clients.options import DEFAULT_OPTIONS, ConnectionOptions
+from clients.selection import EVERYTHING, Selection, class_numbers
 from clients.steps import GrpcCall, HttpCall, Pause, Steps, Work
 from clients.transport import Dialect
 
@@ -72,6 +74,7 @@ class Session:
         self._chance = chance
         self._contract: Contract | None = None
         self._pool: InputPool | None = None
+        self._selection = EVERYTHING
 
     @property
     def contract(self) -> Contract:
@@ -137,6 +140,18 @@ class Session:
             results += yield from self._infer(dialect, batch, confidence, deadline)
         return results
 
+    def keeping(self, selection: Selection) -> Self:
+        """The same session, whose answers hold only what is selected.
+
+        Raises ValueError for a class that the model does not have.
+        """
+        if selection == EVERYTHING:
+            return self
+        class_numbers(selection.classes or (), self.contract.names)
+        session = copy.copy(self)
+        session._selection = selection
+        return session
+
     def check(self, confidence: float, priority: int) -> None:
         """Raise ValueError for arguments that no request can have."""
         if not 0 <= confidence <= 1:
@@ -166,7 +181,8 @@ class Session:
             # A request that nobody has answered may still be read.
             if settled and self._pool is not None:
                 self._pool.give_back(batch.images_BHWC)
-        return batch.detections(rows_BN6, confidence)
+        found = batch.detections(rows_BN6, confidence)
+        return found if self._selection is EVERYTHING else [self._selection.apply(each) for each in found]
 
     def _request(
         self, attempt: Callable[[float], Steps[T]], dialect: Dialect, timeout_s: float, deadline: float = math.inf

@@ -28,7 +28,7 @@ def tls_context(address: Address, options: ConnectionOptions) -> ssl.SSLContext 
 def tls_reason(error: Exception) -> str:
     """What OpenSSL says, without its own coordinates."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message
+        return f"certificate verify failed: {error.verify_message}"
     reason = error.reason if isinstance(error, ssl.SSLError) else None
     return (reason or str(error)).replace("_", " ").lower()
 

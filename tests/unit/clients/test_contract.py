@@ -58,9 +58,9 @@ def test_configuration_of_the_builder_is_read() -> None:
         ([{"count": 2, "gpus": [0, 1]}], {}, 128),
         ([{"count": 1, "gpus": [0]}, {"count": 2}], {}, 96),
         ([], {}, 32),
-        ([{"count": 2}], {"default_queue_policy": {"max_queue_size": 5}}, 37),
+        ([{"count": 2}], {"default_queue_policy": {"max_queue_size": 5}}, 5),
         ([{"count": 2}], {"default_queue_policy": {"max_queue_size": 500}}, 64),
-        ([{}], {"priority_queue_policy": {"1": {"max_queue_size": 3}, "2": {}}}, 19),
+        ([{}], {"priority_queue_policy": {"1": {"max_queue_size": 3}, "2": {}}}, 3),
     ],
 )
 def test_as_many_requests_as_fill_the_batcher_and_fit_its_queue(
