@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+from clients.errors import ClientError
+
 _ENTRY = re.compile(r"(?P<label>[^=@,\s]+)=(?P<model>[^=@,\s]+)(?:@(?P<time>[^=@,\s]*))?")
 _TIME = re.compile(r"(?P<hour>[0-9]{1,2}):(?P<minute>[0-9]{2})", re.ASCII)
 _GRAMMAR = "expected LABEL=MODEL@HH:MM,LABEL=MODEL@HH:MM,..., as in day=yolo_day@06:30,night=yolo_night@20:00"
@@ -25,7 +27,7 @@ _GRAMMAR = "expected LABEL=MODEL@HH:MM,LABEL=MODEL@HH:MM,..., as in day=yolo_day
 _DAYS = 3
 
 
-class ScheduleError(ValueError):
+class ScheduleError(ClientError, ValueError):
     """A schedule or a time zone that cannot be read."""
 
 

@@ -21,6 +21,7 @@ from clients.errors import ClientError, InferenceError, ModelNotReadyError
 from clients.images import ImageSource
 from clients.model_control import ModelControl
 from clients.schedule import read_schedule
+from clients.schedule_arguments import add_schedule, check_model_or_schedule, scheduled_detector
 from clients.scheduled_detector import ScheduledDetector
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -104,6 +105,45 @@ print(sorted({HEAVY} & set(sys.modules) - {{'numpy', 'asyncio'}}))
 def test_version_below_one_is_refused_before_the_server_is_asked() -> None:
     with ModelControl("grpc://127.0.0.1:9") as control, pytest.raises(ValueError, match="a version from 1, got 0"):
         control.use("m", 0)
+
+
+class TestScheduleArguments:
+    def parsed(self, *arguments: str) -> argparse.Namespace:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--model")
+        parser.add_argument("--url", default="grpc://127.0.0.1:9")
+        parser.add_argument("--timeout", type=float, default=5.0)
+        add_schedule(parser)
+        return parser.parse_args(arguments)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ((), "expected --model or --schedule, got neither"),
+            (("--model", "m", "--schedule", "a=m"), "got both"),
+            (("--model", "m", "--tz", "UTC"), "with --schedule only"),
+            (("--model", "m", "--control-url", "grpc://h:1"), "with --schedule only"),
+        ],
+    )
+    def test_model_and_schedule_exclude_each_other(self, arguments: tuple[str, ...], message: str) -> None:
+        with pytest.raises(ClientError, match=message):
+            check_model_or_schedule(self.parsed(*arguments))
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--schedule", "a=m@25:00"), "expected a time from 00:00 to 23:59"),
+            (("--schedule", "a=m", "--tz", "Mars/North"), "expected a time zone"),
+            (("--schedule", "a=m", "--url", "http://127.0.0.1:9"), "expected control_url, the gRPC address"),
+            (("--schedule", "a=m"), "no server at grpc://127.0.0.1:9"),
+        ],
+    )
+    def test_schedule_that_cannot_be_followed_is_one_line(self, arguments: tuple[str, ...], message: str) -> None:
+        found = self.parsed(*arguments)
+        check_model_or_schedule(found)
+        with pytest.raises(ClientError, match=message) as caught:
+            scheduled_detector(found)
+        assert "\n" not in str(caught.value)
 
 
 class Server:
@@ -212,6 +252,19 @@ class TestSwitching:
             assert _eventually(lambda: "unload night" in server.done)
             assert detector.detect(IMAGE).names == ("day",)
         assert server.loaded == {"day"}
+
+    def test_prepared_model_that_is_lost_before_its_switch_costs_no_frame(self) -> None:
+        server, clock = Server(), Clock()
+        with self.detector(server, clock) as detector:
+            clock.set("2026-11-22T19:59")
+            assert _eventually(lambda: "load night" in server.done)
+            # By then it has been warmed, too.
+            assert _eventually(lambda: detector.problem is None)
+            time.sleep(0.3)
+            server.loaded.discard("night")
+            clock.set("2026-11-22T20:00")
+            assert _eventually(lambda: detector.detect(IMAGE).names == ("night",))
+        assert server.done[:3] == ["load day", "load night", "load night"]
 
     def test_lost_model_is_loaded_again(self) -> None:
         server, clock = Server(), Clock()
