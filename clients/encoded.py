@@ -24,13 +24,12 @@ from clients.detections import Detections
 from clients.encoded_images import FORMATS, check_encoded
 from clients.errors import ContractError, ImageError, one_line
 from clients.images import ImageSource
-from clients.selection import Selection
+from clients.selection import EVERYTHING, Selection, class_numbers
 from clients.selection_text import PARAMETER, selection_text
 
 CONTRACT = "encoded/1"
 INPUT = "encoded"
 OUTPUT = "detections"
-EVERYTHING = Selection()
 
 
 class ModelNames(NamedTuple):
@@ -131,8 +130,7 @@ def encoded_request(
 
     Raises ImageError for another image, and ValueError for a selection of classes that the model does not have.
     """
-    if selection.classes and (unknown := [name for name in selection.classes if name not in contract.names]):
-        raise ValueError(f"no class {unknown[0]!r}, the model has: {', '.join(contract.names)}")
+    class_numbers(selection.classes or (), contract.names)
     match source:
         case bytes() | bytearray() | memoryview():
             encoded, name = bytes(source), ""

@@ -24,7 +24,6 @@ from clients.encoded import (
 from clients.errors import ContractError, ImageError, InferenceError, ModelNotFoundError
 from clients.images import ImageSource, load_decoders
 from clients.options import DEFAULT_OPTIONS, ConnectionOptions
-from clients.selection import Selection
 from clients.session import CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S, Session
 from clients.steps import Steps, Work
 from clients.transport import Dialect
@@ -123,7 +122,7 @@ class EncodedSession(Session):
         deadline: float,
     ) -> Steps[Detections]:
         assert self._encoded_contract is not None, "open() comes first"
-        selection = Selection(confidence=confidence)
+        selection = replace(self._selection, confidence=max(confidence, self._selection.confidence))
         try:
             request: EncodedRequest = yield Work(
                 functools.partial(encoded_request, image, self._encoded_contract, selection, priority=priority)

@@ -65,6 +65,9 @@ class Selection:
         )
 
 
+EVERYTHING = Selection()
+
+
 def class_numbers(classes: Sequence[str], names: Sequence[str]) -> list[int]:
     """The numbers of classes by their names, all of them where several share one; raises ValueError for an unknown."""
     if unknown := sorted(set(classes).difference(names)):
