@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from builder.doctor_findings import Finding, fails, warning
 from builder.gpus import LOWEST_COMPUTE_CAPABILITY, GpuTarget
-from builder.releases import TritonRelease, parts
+from builder.releases import TritonRelease, parts, releases
 
 FORWARD_COMPATIBILITY = "https://docs.nvidia.com/deploy/cuda-compatibility/forward-compatibility.html"
 
@@ -34,7 +34,7 @@ def check_driver(release: TritonRelease, driver: str, gpus: Sequence[GpuTarget])
 
 
 def check_gpus(release: TritonRelease | None, gpus: Sequence[GpuTarget]) -> Iterator[Finding]:
-    """Whether the release, or else any TensorRT of today, still supports each GPU."""
+    """Whether the release, or else any TensorRT of today, supports each GPU: not too old for it, and not too new."""
     lowest = ".".join(map(str, LOWEST_COMPUTE_CAPABILITY))
     floor = (release.gpu_floor if release else None) or lowest
     name = f"Triton {release.name}" if release and release.gpu_floor else "TensorRT"
@@ -42,11 +42,32 @@ def check_gpus(release: TritonRelease | None, gpus: Sequence[GpuTarget]) -> Iter
         if gpu.sm < parts(floor):
             what = f"compute capability {gpu.compute_capability}, and {name} supports {floor} and up"
             yield fails("gpu-floor", f"GPU {gpu.name}", what, "serve on another GPU, or with an older release")
+        elif release is not None and release.takes(gpu.compute_capability) is False:
+            gap = gpu.compute_capability in release.gpu_gaps
+            knows = "does not support that one" if gap else f"supports none above {release.gpu_ceiling}"
+            what = f"compute capability {gpu.compute_capability}, and Triton {release.name} {knows}"
+            others = [each.name for each in releases().values() if each.takes(gpu.compute_capability)]
+            fix = f"serve with Triton {_spans(others)}" if others else "serve on another GPU"
+            yield fails("gpu-ceiling", f"GPU {gpu.name}", what, fix)
 
 
 def is_data_centre(gpu: GpuTarget) -> bool:
     """Whether it is no GeForce or workstation board and no Jetson."""
     return not gpu.name.startswith(("rtx-", "jetson-"))
+
+
+def _spans(names: Sequence[str]) -> str:
+    """Releases in words: ``25.01 or later``, or the first and last of each row of months."""
+    known = list(releases())
+    rows: list[list[str]] = []
+    for name in names:
+        if rows and known.index(rows[-1][-1]) + 1 == known.index(name):
+            rows[-1].append(name)
+        else:
+            rows.append([name])
+    if len(rows) == 1 and rows[0][-1] == known[-1]:
+        return f"{rows[0][0]} or later"
+    return ", or ".join(row[0] if len(row) == 1 else f"{row[0]} to {row[-1]}" for row in rows)
 
 
 def _same_branch(driver: str, other: str) -> bool:

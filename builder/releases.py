@@ -13,6 +13,10 @@ from builder.errors import SpecError
 
 DEFAULT_RELEASE = "26.09"
 """The newest of which all is known."""
+JETSONS = ("8.7", "11.0")
+"""Compute capabilities of Jetsons alone: NVIDIA gives them TensorRT with JetPack, and not every release of it."""
+# As requires-python of pyproject.toml.
+OLDEST_PYTHON, FIRST_PYTHON_TOO_NEW = (3, 11), (3, 13)
 IMAGE = "nvcr.io/nvidia/tritonserver"
 
 _NAME = re.compile(r"\d\d\.(0[1-9]|1[0-2])")
@@ -37,6 +41,12 @@ class TritonRelease:
     """The least Linux driver for that CUDA major: ``580.65.06``."""
     gpu_floor: str | None = None
     """The least compute capability: ``7.5``."""
+    gpu_ceiling: str | None = None
+    """The highest compute capability that its TensorRT and CUDA know: ``12.0``."""
+    gpu_gaps: tuple[str, ...] = ()
+    """Compute capabilities between these two that it does not know all the same: ``11.0``."""
+    python: str | None = None
+    """Major and minor of the image's own Python: ``3.12``."""
     data_centre_drivers: tuple[str, ...] = ()
     """Older drivers that NVIDIA's notes allow on data-centre GPUs, the least of each branch: ``535.86``; empty where
     the notes name none or were not read."""
@@ -49,10 +59,12 @@ class TritonRelease:
         """
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise ValueError(f"expected a release such as '26.09', got {self.name!r}")
-        for field_name in ("server", "tensorrt", "cuda", "minimal_driver", "gpu_floor"):
+        for field_name in ("server", "tensorrt", "cuda", "minimal_driver", "gpu_floor", "gpu_ceiling", "python"):
             version = getattr(self, field_name)
             if version is not None and not _is_version(version):
                 raise ValueError(f"{self.name}: expected {field_name} such as '10.13.3.9', got {version!r}")
+        if not all(map(_is_version, self.gpu_gaps)):
+            raise ValueError(f"{self.name}: expected gpu_gaps such as '11.0', got {self.gpu_gaps!r}")
         if not all(map(_is_version, self.data_centre_drivers)):
             raise ValueError(f"{self.name}: expected drivers such as '535.86', got {self.data_centre_drivers!r}")
 
@@ -65,6 +77,39 @@ class TritonRelease:
     def known(self) -> bool:
         """Whether all that a deployment depends on is confirmed."""
         return None not in (self.server, self.tensorrt, self.cuda, self.minimal_driver, self.gpu_floor)
+
+    def takes(self, compute_capability: str) -> bool | None:
+        """Whether its TensorRT supports GPUs of that compute capability; None: that is not confirmed.
+
+        A release knows what an older one knew, but for its own gaps. Of Jetsons that is not taken for granted.
+
+        Raises:
+            SpecError: ``compute_capability`` is no version.
+        """
+        wanted = parts(compute_capability)
+        older = [each for each in releases().values() if each.name < self.name]
+        newer = [each for each in releases().values() if each.name > self.name]
+        if compute_capability in self.gpu_gaps:
+            return False
+        if self.gpu_floor is not None and wanted < parts(self.gpu_floor):
+            return False
+        # The floor only ever rose.
+        next_floor = next((each.gpu_floor for each in newer if each.gpu_floor), None)
+        if self.gpu_floor is None and (next_floor is None or wanted < parts(next_floor)):
+            return None
+        if self.gpu_ceiling is None and compute_capability in JETSONS:
+            return None
+        ceilings = [parts(each.gpu_ceiling) for each in (*older, self) if each.gpu_ceiling]
+        if ceilings and wanted <= max(ceilings):
+            return True
+        return None if self.gpu_ceiling is None else False
+
+    @property
+    def builds_plans(self) -> bool | None:
+        """Whether ``plan`` can run in the image: by its Python, which this project runs on or not; None: unknown."""
+        if self.python is None:
+            return None
+        return OLDEST_PYTHON <= parts(self.python) < FIRST_PYTHON_TOO_NEW
 
     def runs_plan_of(self, tensorrt: str) -> bool | None:
         """Whether a plan of that TensorRT loads in this release, by what is known of both; None: nothing is known.
@@ -105,11 +150,19 @@ def releases() -> Mapping[str, TritonRelease]:
 
 
 def _release(
-    name: str, drivers: Mapping[str, str], data_centre_drivers: Iterable[str] = (), **versions: Any
+    name: str,
+    drivers: Mapping[str, str],
+    data_centre_drivers: Iterable[str] = (),
+    gpu_gaps: Iterable[str] = (),
+    **versions: Any,
 ) -> TritonRelease:
     major = str(versions.get("cuda")).partition(".")[0]
     return TritonRelease(
-        name=name, minimal_driver=drivers.get(major), data_centre_drivers=tuple(data_centre_drivers), **versions
+        name=name,
+        minimal_driver=drivers.get(major),
+        data_centre_drivers=tuple(data_centre_drivers),
+        gpu_gaps=tuple(gpu_gaps),
+        **versions,
     )
 
 

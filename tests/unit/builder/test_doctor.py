@@ -757,6 +757,27 @@ class TestMachine:
         what = r"compute capability 7\.2, and Triton 26\.09 supports 7\.5 and up"
         expect(on_graph, "gpu-floor", "GPU jetson-agx-xavier", what, release=find_release("26.09"), gpus=[xavier])
 
+    @pytest.mark.parametrize(
+        ("name", "capability", "fix"),
+        [
+            ("rtx-5090", "12.0", "serve with Triton 25.01 or later"),
+            ("b200", "10.0", "serve with Triton 25.01 or later"),
+            ("jetson-thor", "11.0", "serve with Triton 25.08 to 25.12"),
+        ],
+    )
+    def test_gpu_above_the_releases_ceiling(self, on_graph, name, capability, fix):
+        what = rf"compute capability {capability}, and Triton 24\.04 supports none above 9\.0"
+        target = {"release": find_release("24.04"), "gpus": [find_gpu(name)]}
+        assert expect(on_graph, "gpu-ceiling", f"GPU {name}", what, **target).fix == fix
+
+    def test_gpu_that_the_release_skips(self, on_graph):
+        what = r"compute capability 11\.0, and Triton 26\.09 does not support that one"
+        target = {"release": find_release("26.09"), "gpus": [find_gpu("jetson-thor")]}
+        expect(on_graph, "gpu-ceiling", "GPU jetson-thor", what, **target)
+
+    def test_gpu_of_which_nothing_is_said_is_fine(self, on_graph):
+        assert diagnose(on_graph, release=find_release("26.10"), gpus=[find_gpu("rtx-5090")]) == ()
+
     def test_gpu_that_tensorrt_no_longer_supports(self, on_graph):
         xavier = known_gpus()["jetson-agx-xavier"]
         expect(on_graph, "gpu-floor", "GPU jetson-agx-xavier", "TensorRT supports 7.5 and up", gpus=[xavier])

@@ -1,6 +1,8 @@
 """The table of Triton's releases, and what can be asked of it."""
 
 import re
+import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,6 +10,8 @@ import yaml
 from builder.errors import SpecError
 from builder.releases import (
     DEFAULT_RELEASE,
+    FIRST_PYTHON_TOO_NEW,
+    OLDEST_PYTHON,
     TritonRelease,
     find_release,
     parts,
@@ -58,6 +62,76 @@ class TestTable:
     def test_a_driver_that_is_no_version_is_refused(self):
         with pytest.raises(ValueError, match="expected drivers"):
             TritonRelease(name="26.09", data_centre_drivers=("R535",))
+
+    def test_a_gap_that_is_no_version_is_refused(self):
+        with pytest.raises(ValueError, match="expected gpu_gaps"):
+            TritonRelease(name="26.09", gpu_gaps=("thor",))
+
+    def test_ceilings_and_floors_never_go_back(self):
+        for field in ("gpu_floor", "gpu_ceiling"):
+            bounds = [parts(getattr(each, field)) for each in releases().values() if getattr(each, field)]
+            assert bounds == sorted(bounds)
+
+    def test_no_release_before_cuda_12_8_knows_blackwell(self):
+        for each in releases().values():
+            assert (each.takes("12.0") is True) == (parts(each.cuda) >= (12, 8))
+
+
+class TestTakes:
+    @pytest.mark.parametrize("name", ["24.04", "24.09", "24.12"])
+    @pytest.mark.parametrize("capability", ["10.0", "11.0", "12.0"])
+    def test_no_gpu_that_came_later(self, name, capability):
+        assert find_release(name).takes(capability) is False
+
+    @pytest.mark.parametrize("name", ["24.04", "24.09", "25.01", "25.10", "26.09", "26.10"])
+    @pytest.mark.parametrize("capability", ["7.5", "8.0", "8.6", "8.9", "9.0"])
+    def test_what_lies_between(self, name, capability):
+        assert find_release(name).takes(capability) is True
+
+    @pytest.mark.parametrize(
+        ("name", "capability", "taken"),
+        [
+            ("25.01", "12.0", True),
+            ("25.01", "11.0", False),
+            ("25.08", "11.0", True),
+            ("25.10", "10.3", False),
+            ("25.10", "12.1", False),
+            ("25.11", "10.3", True),
+            ("25.11", "12.1", True),
+            ("26.01", "12.1", True),
+            ("26.01", "13.0", None),
+            ("26.09", "11.0", False),
+            ("24.10", "7.0", True),
+            ("24.09", "7.0", True),
+            ("25.03", "7.0", False),
+            ("26.01", "11.0", None),
+            ("26.10", "8.7", None),
+            ("26.10", "7.0", False),
+            ("24.11", "7.0", None),
+        ],
+    )
+    def test_what_the_table_says_and_nothing_more(self, name, capability, taken):
+        assert find_release(name).takes(capability) is taken
+
+    def test_no_word_that_is_no_version(self):
+        with pytest.raises(SpecError, match="expected a version"):
+            find_release("26.09").takes("blackwell")
+
+
+class TestBuildsPlans:
+    @pytest.mark.parametrize(
+        ("name", "builds"), [("24.04", False), ("24.10", False), ("24.11", True), ("25.07", True), ("26.09", None)]
+    )
+    def test_follows_from_the_images_python(self, name, builds):
+        assert find_release(name).builds_plans is builds
+
+    def test_a_python_that_is_too_new_does_not(self):
+        assert TritonRelease(name="27.01", python="3.13").builds_plans is False
+
+    def test_agrees_with_what_the_project_requires(self):
+        text = Path(__file__).parents[3].joinpath("pyproject.toml").read_text()
+        requires = tomllib.loads(text)["project"]["requires-python"]
+        assert requires == f">={'.'.join(map(str, OLDEST_PYTHON))},<{'.'.join(map(str, FIRST_PYTHON_TOO_NEW))}"
 
 
 class TestFindRelease:
