@@ -27,8 +27,10 @@ def check_model(model: Model) -> Iterator[Finding]:
         yield fails("hidden-folder", model.name, what, f"move {model.folder} out of the repository")
     elif not model.configs and not model.versions:
         what = "no model, and tritonserver takes every folder of the repository for one, and does not start with it"
-        fix = f"remove it: rm {model.folder}" if model.folder.is_symlink() else f"move {model.folder} elsewhere"
-        yield fails("no-model", model.name, what, f"{fix}; if it was a model, put its config.pbtxt back")
+        fix = f"move {model.folder} elsewhere; if it was a model, put back what it held"
+        if model.folder.is_symlink():
+            fix = f"remove it: rm {model.folder}"
+        yield fails("no-model", model.name, what, fix)
     elif not any(config.path == "config.pbtxt" for config in model.configs) and not _is_link(model):
         yield fails(
             "config-missing",

@@ -116,6 +116,9 @@ def _report(repository: Path, name: str) -> ModelReport:
     if name.startswith("."):
         message = "tritonserver takes a hidden folder for a model too, and does not start with it; move it elsewhere"
         findings = [Finding(model=name, version=None, message=message)]
+    elif not versions_of(model) and not (model / "config.pbtxt").exists():
+        message = "no model, and tritonserver takes every folder for one, and does not start with it; move it elsewhere"
+        findings = [Finding(model=name, version=None, message=message)]
     elif _is_foreign(model):
         return ModelReport(model=name, version=None, files=0, findings=(), foreign=True)
     elif not model.resolve().is_relative_to(repository.resolve()):
