@@ -199,8 +199,14 @@ def _plan_lines(done: Build) -> list[str]:
     lines += [
         f"no TensorRT plan yet for {names}: until then config.pbtxt serves model.onnx by onnxruntime with the TensorRT "
         "accelerator, which compiles it on the GPU as the model loads, before it is ready",
-        "to build the plan, on a machine with that GPU, in a checkout of this project:",
     ]
+    if done.release.builds_plans is False:
+        return [
+            *lines,
+            f"warning: no plan can be built inside {done.release.image}: this project does not take its Python; name a "
+            "newer release with --triton",
+        ]
+    lines.append("to build the plan, on a machine with that GPU, in a checkout of this project:")
     by_plan: dict[str, list[str]] = {}
     for each in done.waiting:
         by_plan.setdefault(plan_file(each.gpu, done.spec.hardware_compatibility), []).append(each.gpu.name)

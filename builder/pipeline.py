@@ -21,7 +21,7 @@ from builder.deployment import (
 )
 from builder.engine import Library, what_is_missing
 from builder.ensemble import ExtraModel, encoded_models
-from builder.errors import BuilderError
+from builder.errors import BuilderError, SpecError
 from builder.gpus import find_gpu
 from builder.graph_cost import graph_cost
 from builder.judging import REPORT_FILE
@@ -82,6 +82,7 @@ def build(
     """
     gpus = check_fleet([find_gpu(name) for name in spec.gpu], spec.hardware_compatibility)
     release = find_release(spec.triton or DEFAULT_RELEASE)
+    _check_release(gpus, release)
     for name in (spec.model_name, *(model_names(spec.model_name) if spec.encoded else ())):
         check_model_name(name)
     stages = Stages(spec=spec, weights=find_weights(spec.weights), report=report, progress=progress)
@@ -136,6 +137,20 @@ def build(
         published=published,
         beside=tuple(beside),
     )
+
+
+def _check_release(gpus: tuple[GpuTarget, ...], release: TritonRelease) -> None:
+    """Pass where nothing is known against serving on these GPUs in this release.
+
+    Raises:
+        SpecError: it does not know one of them.
+    """
+    for gpu in gpus:
+        if release.takes(gpu.compute_capability) is False:
+            raise SpecError(
+                f"--triton {release.name}: it does not run on compute capability {gpu.compute_capability}, which "
+                f"{gpu.name} has; name one that does"
+            )
 
 
 def _sizings(model: OnnxModel, gpus: tuple[GpuTarget, ...], spec: BuildSpec) -> dict[str, Sizing]:
