@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url", default=DEFAULT_URL, help=f"grpc://HOST:PORT or http://HOST:PORT of Triton (default {DEFAULT_URL})"
     )
-    parser.add_argument("--model", required=True, metavar="NAME", help="the model's name on the server")
+    parser.add_argument("--model", required=True, type=_name, metavar="NAME", help="the model's name on the server")
     parser.add_argument(
         "--timeout", type=_above_0, default=30.0, metavar="S", help="seconds allowed for each detection (default 30)"
     )
@@ -88,6 +88,12 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("expected the name of a model, got an empty one")
+    return text
 
 
 def _port(text: str) -> int:

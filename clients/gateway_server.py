@@ -64,9 +64,11 @@ class GatewayServer:
         try:
             try:
                 await web.TCPSite(runner, host, port).start()
-            except OSError as error:
+            except (OSError, UnicodeError) as error:
+                # UnicodeError: a name that no host can have.
+                reason = getattr(error, "strerror", None) or one_line(error)
                 raise ClientError(
-                    f"cannot listen on port {port} of {host} ({error.strerror}): choose another with --port or --host"
+                    f"cannot listen on port {port} of {host} ({reason}): choose another with --port or --host"
                 ) from error
             address = runner.addresses[0]
             shown = f"[{address[0]}]" if ":" in address[0] else address[0]

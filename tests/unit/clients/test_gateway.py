@@ -7,6 +7,7 @@ import base64
 import http.client
 import io
 import json
+import re
 import socket
 import threading
 import time
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clients.detections import Detections
-from clients.errors import QueueFullError
+from clients.errors import ClientError, QueueFullError
 from clients.images import ImageSource, Pixels, read_pixels
 
 pytest.importorskip("graphql", reason="graphql-core is not installed")
@@ -506,6 +507,19 @@ class TestConnections:
 
     def test_service_goes_on_after_all_that(self, served: Served) -> None:
         assert served.still_works()
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "a" * 100, "..", "256.1.1.1"])
+def test_host_that_cannot_be_listened_on_is_one_line(host: str) -> None:
+    async def listen() -> None:
+        gateway = Gateway(KnownDetector(), workers=1, max_pixels=1)
+        server = GatewayServer(gateway, Limits(max_body_bytes=1, max_requests=1), lambda: True)
+        async with server.listening(host, 0):
+            raise AssertionError
+
+    with pytest.raises(ClientError, match=f"^cannot listen on port 0 of {re.escape(host)} ") as caught:
+        asyncio.run(listen())
+    assert "\n" not in str(caught.value)
 
 
 def _eventually(is_so: Callable[[], bool]) -> bool:

@@ -71,6 +71,7 @@ class TestCommandLine:
         ("arguments", "message"),
         [
             ((), "--model"),
+            (("--model", ""), "expected the name of a model, got an empty one"),
             (("--model", "m", "--port", "65536"), "expected a port from 0 to 65535, got 65536"),
             (("--model", "m", "--workers", "0"), "expected a whole number from 1 to 256, got 0"),
             (("--model", "m", "--max-body-mb", "nan"), "expected a number above 0, got nan"),
