@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import importlib.util
 import ipaddress
 import math
@@ -53,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM; the exit code."""
     if importlib.util.find_spec("graphql") is None or importlib.util.find_spec("aiohttp") is None:
         raise ClientError("the gateway needs graphql-core and aiohttp: pip install 'yolo-triton[gateway]'")
+    import asyncio
+
     from clients.detector import Detector
 
     with Detector(arguments.url, arguments.model, timeout_s=arguments.timeout) as detector:
@@ -61,6 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _serve(detector: Detector, arguments: argparse.Namespace) -> None:
+    import asyncio
+
     from clients.gateway_schema import Gateway
     from clients.gateway_server import GatewayServer, Limits
 
