@@ -119,10 +119,15 @@ class HttpDialect:
     ) -> Steps[tuple[bytes, int]]:
         """The body of the answer, and the length of the JSON that it begins with."""
         reply = yield from self._post(model, version, body, timeout_s)
+        content = self._content(reply)
         header_length = reply.headers.get(_HEADER_LENGTH.lower(), "")
-        if not header_length.isdecimal():
+        if header_length.isdecimal():
+            return content, int(header_length)
+        # Where no tensor has an element, nothing follows the JSON, and Triton leaves the header out (2.51).
+        message = self._json(reply)
+        if not isinstance(message, dict) or "outputs" not in message:
             raise no_server(self.address, "what answers is not Triton: no binary tensor")
-        return self._content(reply), int(header_length)
+        return content, len(content)
 
     def _post(
         self, model: str, version: str, body: tuple[bytes | memoryview, ...], timeout_s: float
