@@ -15,6 +15,7 @@ from clients.errors import ClientError
 from clients.images import ImageSource
 from clients.memory_regions import MemoryKind
 from clients.options import DEFAULT_OPTIONS, ConnectionOptions
+from clients.selection import EVERYTHING
 from clients.session import CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S, Session
 from clients.sharing import Sharing, sharing_with
 from clients.steps import Steps, Work
@@ -107,4 +108,5 @@ class SharedSession(Session):
         finally:
             # A request that nobody has answered may still be read, and its answer written.
             sharing.settle(slot, answered=answered)
-        return batch.detections(rows_BN6, confidence)
+        found = batch.detections(rows_BN6, confidence)
+        return found if self._selection is EVERYTHING else [self._selection.apply(each) for each in found]

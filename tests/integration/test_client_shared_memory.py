@@ -31,6 +31,7 @@ from clients import (
     InferenceError,
 )
 from clients.memory_regions import SHARED_MEMORY
+from clients.selection import Selection
 from tests.conftest import FreePorts, StartServer
 from tests.integration.test_client import SIZE_HW, assert_found, picture, write_detector
 
@@ -108,6 +109,12 @@ class TestAnswers:
             assert shared.detect_batch(images) == expected
             assert list(shared.detect_many(images)) == expected
         assert caplog.records == []
+
+    def test_only_what_is_selected_is_kept(self, url: str) -> None:
+        image = picture(*SIZE_HW, {0: (0, 0, 20, 20), 1: (30, 30, 50, 50), 2: (60, 60, 90, 90)})
+        with Detector(url, "painted", send="shared-memory") as detector:
+            assert detector.detect(image, selection=Selection(maximum=2)).class_id.tolist() == [0, 1]
+            assert len(detector.detect(image)) == 3
 
     def test_an_event_loop_gets_the_same(self, url: str) -> None:
         async def detect() -> list[Detections]:
