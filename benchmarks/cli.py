@@ -121,7 +121,13 @@ def _add_clients(command: argparse.ArgumentParser) -> None:
     add("--frames", type=_positive(int), default=100, help="of each way to send them in each turn (default: 100)")
     add("--duration-s", type=_positive(float), default=5.0, help="of each throughput in each turn (default: 5)")
     add("--settle-s", type=_positive(float), default=1.0, help="before each, not counted (default: 1)")
-    add("--kills", type=int, default=20, metavar="N", help="of the server under load; 0 leaves them out (default: 20)")
+    add(
+        "--kills",
+        type=_count,
+        default=20,
+        metavar="N",
+        help="of the server under load; 0 leaves them out (default: 20)",
+    )
     add(
         "--perf-analyzer",
         type=Path,
@@ -164,6 +170,12 @@ def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     # argparse names the type in its message.
     convert.__name__ = kind.__name__
     return convert
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text}")
+    return int(text)
 
 
 class _Report(Protocol):

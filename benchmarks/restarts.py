@@ -73,7 +73,9 @@ def restart_under_load(
 
 
 def _segments() -> Iterator[str]:
-    return (path.name for path in SHARED_MEMORY.glob("yolo_triton*"))
+    """Files of this process's clients and servers."""
+    for owner in ("yolo_triton_client", "yolo_triton"):
+        yield from (path.name for path in SHARED_MEMORY.glob(f"{owner}_{os.getpid()}_*"))
 
 
 @dataclass

@@ -1,0 +1,116 @@
+"""The report of the clients' benchmark: which targets it has, and when they are met."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.clients_report import THROUGHPUT_ROW, ClientsReport, Restarts, ThroughputRow, WorkRow
+from benchmarks.figures import Spread
+from benchmarks.instant_model import write_instant_model
+from benchmarks.perf_analyzer import PerfAnalyzer
+from benchmarks.served_model import find_served_model
+from builder.errors import SpecError
+from clients.contract import Contract
+
+RESTARTS = Restarts(
+    kills=20,
+    timeout_s=5,
+    outcomes={"answered": 10, "ServerUnavailableError": 3},
+    untyped=0,
+    longest_s=0.9,
+    late=0,
+    goes_on=True,
+    segments_left=[],
+)
+CONTRACT = Contract(
+    model="m", version="", size_hw=(64, 32), names=("a", 'with "quotes", ünd \\'), max_batch_size=4, max_detections=5
+)
+
+
+def spread(value: float) -> Spread:
+    return Spread.of([value])
+
+
+def report(
+    *,
+    grpc_ms: float = 2.0,
+    shared_ms: float = 1.0,
+    ratio: float = 0.96,
+    allocated: int = 700,
+    restarts: Restarts | None = RESTARTS,
+) -> ClientsReport:
+    rows = tuple(
+        WorkRow(way=way, cpu_ms=spread(value))
+        for way, value in (("gRPC", grpc_ms), ("HTTP", 9.0), ("shared memory", shared_ms))
+    )
+    return ClientsReport(
+        model="m",
+        version=1,
+        repeats=1,
+        frames=10,
+        duration_s=1,
+        reference="the load",
+        work=rows,
+        work_beside_the_model=tuple(replace(row, cpu_ms=spread(9.0)) for row in rows),
+        letterbox_ms=spread(0.5),
+        letterbox_allocated_bytes=allocated,
+        throughput=(
+            ThroughputRow(way="the load", images_per_s=spread(30), ratio=None, in_flight=8),
+            ThroughputRow(way=THROUGHPUT_ROW, images_per_s=spread(29), ratio=spread(ratio), in_flight=16),
+        ),
+        restarts=restarts,
+        other_cpu_share=0.0,
+        environment={"command": "python -m benchmarks clients"},
+    )
+
+
+def test_all_targets_met_is_said_of_each() -> None:
+    text = report().to_text()
+    assert report().all_met
+    assert text.count(", met") == 5
+    assert "13 requests = 10 answered, 3 ServerUnavailableError" in text
+
+
+@pytest.mark.parametrize(
+    "missed",
+    [
+        report(grpc_ms=3.01),
+        report(shared_ms=1.51),
+        report(ratio=0.949),
+        report(allocated=640 * 640),
+        report(restarts=replace(RESTARTS, untyped=1)),
+        report(restarts=replace(RESTARTS, late=1)),
+        report(restarts=replace(RESTARTS, goes_on=False)),
+        report(restarts=replace(RESTARTS, segments_left=["yolo_triton_client_1"])),
+    ],
+)
+def test_one_target_missed_is_named_and_counts(missed: ClientsReport) -> None:
+    assert not missed.all_met
+    assert missed.to_text().count("NOT MET") == 1
+
+
+def test_restarts_that_were_not_asked_for_are_no_target() -> None:
+    assert report(restarts=None).to_text().count("target: ") == 4
+
+
+def test_every_figure_is_in_the_json() -> None:
+    figures = json.loads(json.dumps(report().to_json()))
+    assert figures["benchmark"] == "clients"
+    assert figures["work"][2]["cpu_ms"]["median"] == 1.0
+    assert figures["restarts"]["outcomes"] == {"answered": 10, "ServerUnavailableError": 3}
+
+
+def test_model_that_answers_at_once_has_the_same_contract(tmp_path: Path) -> None:
+    write_instant_model(tmp_path, CONTRACT, np.zeros((5, 6), np.float32))
+    (tmp_path / "m" / "1" / "model.onnx").touch()
+    assert find_served_model(tmp_path, "m").contract == CONTRACT
+
+
+def test_program_that_is_not_there_is_one_line() -> None:
+    with pytest.raises(SpecError, match=r"cannot be run .*leave it out"):
+        PerfAnalyzer(Path("/nowhere/perf_analyzer"), CONTRACT)
