@@ -1,12 +1,16 @@
 """The doctor and a real tritonserver about the same models: what one finds before, the other refuses to load."""
 
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 
+import builder.backends
 from builder.doctor import diagnose
 from builder.doctor_findings import Severity
 from builder.errors import ServerError
+from tests.published import publish_shapes
 
 STEP = """
 name: "{name}"
@@ -73,12 +77,29 @@ ENSEMBLES = {
     "ensemble_model": ("gone", -1, "contains models that are not available"),
     "ensemble_version": ("good", 7, "required version 7 is not loaded"),
 }
+# The block that is left out, and what the server says.
+OPEN_ENSEMBLES = {
+    "ensemble_without_inputs": ("input", "depending tensors, 'picture', is not connected"),
+    "ensemble_without_outputs": ("output", "ensemble tensor 'both' is unused"),
+}
 LOADED = {
     "good": ("", None),
     "warm": (warmup(batch=8), None),
     "one_of_two": ("version_policy { specific { versions: [1, 2] } }", "version-missing"),
     "unnamed": (('backend: "python"', ""), "backend-unnamed"),
+    "linked": ("", None),
+    "linked_version": ("", None),
 }
+# Where a link to nothing is laid, and whether tritonserver loads the model all the same.
+DEAD_LINKS = {
+    "dead_in_model": ("dead", False),
+    "dead_version": ("7", False),
+    "dead_configs": ("configs", False),
+    "dead_in_version": ("1/dead", True),
+    "dead_in_old_version": ("1/dead", True),
+    "dead_config": ("configs/cpu.pbtxt", True),
+}
+NO_MODELS = ("lost+found", "self")
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +116,24 @@ def repository(tmp_path_factory, write_model):
         folder = repository / name
         (folder if name == "ensemble_bare" else folder / "1").mkdir(parents=True)
         (folder / "config.pbtxt").write_text(STEP.format(name=name, step=step, version=version))
+    for name, (block, _) in OPEN_ENSEMBLES.items():
+        (repository / name / "1").mkdir(parents=True)
+        text = STEP.format(name=name, step="good", version=1).replace(f"{block} [", f"# {block} [")
+        (repository / name / "config.pbtxt").write_text(text)
     (repository / "no_config" / "1").mkdir(parents=True)
     (repository / ".hidden" / "1").mkdir(parents=True)
+    for name, (place, _) in DEAD_LINKS.items():
+        model = write_model(repository, name, code=CODE)
+        if name == "dead_in_old_version":
+            shutil.copytree(model / "1", model / "2")
+        (model / place).parent.mkdir(exist_ok=True)
+        (model / place).symlink_to("/nowhere")
+    (repository / "lost+found").mkdir()
+    (repository / "self").symlink_to(".")
+    for path in (repository / "linked", repository / "linked_version" / "1"):
+        target = repository.parent / f"elsewhere_{path.name}"
+        path.rename(target)
+        path.symlink_to(target)
     return repository
 
 
@@ -140,6 +177,26 @@ class TestBoth:
         assert any("at least one version must be available" in line for line in complaints(log, "ensemble_bare"))
         assert [each.check for each in findings["ensemble_bare"]] == ["version-missing"]
 
+    @pytest.mark.parametrize("name", OPEN_ENSEMBLES)
+    def test_refuse_an_ensemble_without_inputs_or_outputs(self, log, findings, name):
+        assert any(OPEN_ENSEMBLES[name][1] in line for line in complaints(log, name))
+        assert [each.check for each in findings[name]] == ["ensemble-ends"]
+
+    @pytest.mark.parametrize("name", DEAD_LINKS)
+    def test_agree_about_links_to_nothing(self, log, findings, name):
+        place, loads = DEAD_LINKS[name]
+        assert any("failed to stat file" in line for line in complaints(log, name))
+        assert any(f"successfully loaded '{name}'" in line for line in log) is loads
+        severity = Severity.WARNING if loads else Severity.FAILS
+        assert [(each.check, each.where, each.severity) for each in findings[name]] == [
+            ("dead-link", f"{name}/{place}", severity)
+        ]
+
+    @pytest.mark.parametrize("name", NO_MODELS)
+    def test_refuse_a_folder_that_is_no_model(self, log, findings, name):
+        assert any("failed to open text file" in line for line in complaints(log, name))
+        assert [(each.check, each.severity) for each in findings[name]] == [("no-model", Severity.FAILS)]
+
     @pytest.mark.parametrize(("name", "check"), [("no_config", "config-missing"), (".hidden", "hidden-folder")])
     def test_refuse_a_folder_without_a_configuration(self, log, findings, name, check):
         assert any("failed to open text file" in line for line in complaints(log, name))
@@ -152,6 +209,44 @@ class TestBoth:
         assert [(each.check, each.severity) for each in findings.get(name, [])] == (
             [(check, Severity.WARNING)] if check else []
         )
+
+
+@pytest.mark.parametrize("name", ["dead", ".dead"])
+def test_one_link_to_nothing_beside_the_models_takes_all_of_them_down(tmp_path, write_model, triton_server, name):
+    repository, log_file = tmp_path / "repository", tmp_path / "log"
+    write_model(repository, "good", code=CODE)
+    (repository / name).symlink_to("/nowhere")
+    with pytest.raises(ServerError, match="failed to load all models"):
+        triton_server(repository, log_file=log_file)
+    assert f"failed to stat file {repository / name}" in log_file.read_text()
+    (finding,) = diagnose(repository)
+    assert (finding.check, finding.where, finding.severity) == ("dead-link", name, Severity.FAILS)
+
+
+@pytest.mark.parametrize(
+    ("cut", "checks", "said"),
+    [
+        (None, {"config-empty"}, "unable to find backend library for backend 'onnxruntime'"),
+        (("input", "output"), {"input-name", "output-name"}, "failed to run warmup sample"),
+    ],
+    ids=["all", "inputs and outputs"],
+)
+def test_a_configuration_of_ours_that_lost_its_blocks_is_refused(tmp_path, triton_server, cut, checks, said):
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2 as pb
+
+    repository = tmp_path / "repository"
+    version = publish_shapes(repository, tmp_path)
+    shutil.copy(Path(*builder.backends.__path__, "openvino_model.py"), version / "model.py")
+    path = repository / "shapes" / "configs" / "cpu.pbtxt"
+    config = text_format.Parse(path.read_text(), pb.ModelConfig())
+    for field in cut or [each.name for each, _ in config.ListFields()]:
+        config.ClearField(field)
+    path.write_text(text_format.MessageToString(config))
+    with pytest.raises(ServerError, match=said):
+        triton_server(repository, config_name="cpu")
+    failing = {each.check for each in diagnose(repository) if each.severity is Severity.FAILS}
+    assert failing == checks
 
 
 def test_a_missing_model_py_is_found_where_the_server_waits_for_it(tmp_path, write_model, triton_server):
