@@ -465,15 +465,35 @@ class TestDetector:
             assert (by_bytes.names, by_bytes.size, by_bytes.model) == (NAMES, SIZE_HW, "plant_jpeg")
             assert by_bytes.is_ready()
 
+    @pytest.mark.parametrize("send", ["pixels", "encoded"])
+    def test_selection_keeps_the_same_wherever_it_is_applied(self, url: str, send: str) -> None:
+        sources = [PICTURES["jpeg"], PICTURES["png"], PICTURES["webp"]]
+        selection = Selection(classes=("rot", "blue"), confidence=0.3, region_xyxy=(20, 10, 90, 70), maximum=4)
+        with Detector(url, "plant", send=send) as detector:
+            kept = [selection.apply(found) for found in detector.detect_batch(sources)]
+            assert 0 < len(kept[1]) <= 4
+            assert detector.detect_batch(sources, selection=selection) == kept
+            assert [detector.detect(source, selection=selection) for source in sources] == kept
+            assert list(detector.detect_many(sources * 5, selection=selection)) == kept * 5
+            # The higher of the two thresholds holds.
+            everything = detector.detect(sources[0], 0.0)
+            tenth = float(everything.confidence[9])
+            lower = Selection(confidence=tenth / 2)
+            assert detector.detect(sources[0], tenth, selection=lower) == everything.filter(tenth)
+            assert len(detector.detect(sources[0], selection=Selection(maximum=0))) == 0
+            with pytest.raises(ValueError, match="no class 'gruen', the model has: rot, grün, blue"):
+                detector.detect(sources[0], selection=Selection(classes=("gruen",)))
+
     def test_on_an_event_loop_it_is_the_same(self, url: str) -> None:
-        async def found() -> tuple[Detections, list[Detections]]:
+        async def found() -> tuple[Detections, list[Detections], Detections]:
             async with AsyncDetector(url, "plant", send="encoded") as detector:
                 many = [each async for each in detector.detect_many([PICTURES["png"]] * 30)]
-                return await detector.detect(PICTURES["png"]), many
+                surest = await detector.detect(PICTURES["png"], selection=Selection(maximum=1))
+                return await detector.detect(PICTURES["png"]), many, surest
 
         with Detector(url, "plant") as detector:
             expected = detector.detect(PICTURES["png"])
-        assert asyncio.run(found()) == (expected, [expected] * 30)
+        assert asyncio.run(found()) == (expected, [expected] * 30, Selection(maximum=1).apply(expected))
 
     def test_files_are_sent_as_they_are(self, url: str, tmp_path: Path) -> None:
         path = tmp_path / "picture.webp"
