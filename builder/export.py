@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import ast
+import contextlib
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.artifacts import NetworkModel, NetworkOutput
-from builder.errors import ExportError, SpecError, WeightsError
+from builder.errors import ExportError, SpecError
 
 if TYPE_CHECKING:
     import onnx
@@ -27,7 +28,7 @@ def export_network(network: Network, imgsz: tuple[int, int] | None, output_path:
 
     Raises:
         SpecError: imgsz is not a multiple of the largest stride.
-        ExportError: the network has a layer that ONNX cannot express.
+        ExportError: the network has a layer that ONNX cannot express, or needs more memory than there is.
     """
     import copy
 
@@ -46,7 +47,8 @@ def export_network(network: Network, imgsz: tuple[int, int] | None, output_path:
     # Batch normalisation is folded into its convolution; the head's unused branch goes with the other outputs.
     module.fuse(verbose=False)
     branch = head.one2one if network.nms_free else head.one2many
-    export_module(module, {"pixels": torch.zeros(2, 3, *size)}, ("boxes", "scores"), output_path)
+    with _telling_of_memory():
+        export_module(module, {"pixels": torch.zeros(2, 3, *size)}, ("boxes", "scores"), output_path)
     return NetworkModel(
         path=output_path,
         output=NetworkOutput.LOGITS,
@@ -57,54 +59,6 @@ def export_network(network: Network, imgsz: tuple[int, int] | None, output_path:
         nms_free=network.nms_free,
         parameters=sum(p.numel() for p in network.module.parameters()),
         key_mismatches=network.keys.describe(),
-    )
-
-
-def import_onnx(
-    path: Path, imgsz: tuple[int, int] | None, names: tuple[str, ...] | None, max_batch: int, output_path: Path
-) -> NetworkModel:
-    """Take a user's ONNX detector (Ultralytics' export, FP32) as the network's graph.
-
-    Raises:
-        WeightsError: it is no ONNX file, no detector, or has no dynamic batch.
-        SpecError: ``imgsz`` or ``names`` contradict the file.
-    """
-    import onnx
-
-    model = _load_onnx(path)
-    metadata = {p.key: p.value for p in model.metadata_props}
-    task = metadata.get("task", "detect")
-    if task != "detect":
-        raise WeightsError(f"{path} is a {task} model; only detection models can be built.")
-    pixels, output = _ends(model, path)
-    size = _onnx_imgsz(pixels, imgsz, metadata, path)
-    batch = pixels.type.tensor_type.shape.dim[0]
-    if batch.dim_value > 0 and max_batch > batch.dim_value:
-        raise WeightsError(
-            f"{path} was exported for a fixed batch of {batch.dim_value}, --max-batch is {max_batch}; export it with "
-            f"dynamic=True, or give --max-batch {batch.dim_value}."
-        )
-    for axis, pixels_count in zip((2, 3), size, strict=True):
-        pixels.type.tensor_type.shape.dim[axis].dim_value = pixels_count
-    rename(model.graph, {pixels.name: "pixels", output.name: "output0"})
-    model.metadata_props.clear()
-    strip(model)
-    check_graph(model, str(path))
-    shape = [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim]
-    finished = len(shape) == 3 and shape[2] == 6
-    stored = _literal(metadata.get("names"))
-    classes = _class_count(shape, finished, stored, names, path)
-    onnx.save(model, output_path)
-    stride = max(int(metadata.get("stride", "32")), 1)
-    return NetworkModel(
-        path=output_path,
-        output=NetworkOutput.DETECTIONS if finished else NetworkOutput.DECODED,
-        imgsz=checked_imgsz(size, stride),
-        strides=(stride,),
-        reg_max=1,
-        names=names or _names(stored, classes),
-        nms_free=finished,
-        parameters=sum(_elements(t.dims) for t in model.graph.initializer),
     )
 
 
@@ -136,7 +90,7 @@ def export_module(
 
     axes = {name: {0: "batch"} for name in (*inputs, *outputs)}
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with _telling_of_memory(), warnings.catch_warnings(), torch.no_grad():
             # The tracing exporter is deprecated; its graphs are what TensorRT's parser and ModelOpt are tried with.
             warnings.simplefilter("ignore")
             torch.onnx.export(
@@ -149,12 +103,12 @@ def export_module(
                 output_names=list(outputs),
                 dynamic_axes=axes,
             )
-    except OSError:
+    except (OSError, ExportError):
         raise  # a full disk is not the network's fault
     except Exception as e:  # the exporter raises RuntimeError, TypeError and its own kinds alike
         raise ExportError(f"the network cannot be written as ONNX: {str(e).splitlines()[0]}") from e
     model = onnx.load(path)
-    with torch.no_grad():
+    with _telling_of_memory(), torch.no_grad():
         results = module(*inputs.values())
     # Shape inference does not see through a gather of a dynamic batch; torch knows the sizes.
     for value, result in zip(model.graph.output, results if isinstance(results, tuple) else (results,), strict=True):
@@ -163,6 +117,28 @@ def export_module(
     strip(model)
     check_graph(model, path.name)
     onnx.save(model, path)
+
+
+@contextlib.contextmanager
+def _telling_of_memory() -> Iterator[None]:
+    """Raise ExportError where a network needs more memory than there is."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as e:
+        refused = _refused_bytes(e)
+        if refused is None and not isinstance(e, MemoryError):
+            raise
+        asked = f" ({refused / 1e9:.1f} GB were asked for at once)" if refused else ""
+        raise ExportError(
+            f"the network needs more memory for images of this size than this machine gives{asked}; give a smaller "
+            "--imgsz, or build on a machine with more memory."
+        ) from e
+
+
+def _refused_bytes(error: Exception) -> int | None:
+    """How much PyTorch's allocator could not get; None where that is not what ``error`` is about."""
+    found = re.search(r"can't allocate memory: you tried to allocate (\d+) bytes", str(error))
+    return int(found[1]) if found else None
 
 
 def strip(model: onnx.ModelProto) -> None:
@@ -206,96 +182,3 @@ def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
         node.output[:] = [names.get(name, name) for name in node.output]
     for value in (*graph.input, *graph.output):
         value.name = names.get(value.name, value.name)
-
-
-def _load_onnx(path: Path) -> onnx.ModelProto:
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    if not path.exists():
-        raise WeightsError(f"no weights at {path}.")
-    try:
-        model = onnx.load(path)
-    except (DecodeError, OSError, ValueError) as e:
-        raise WeightsError(f"{path} is no readable ONNX file: {str(e).splitlines()[0]}") from e
-    if not model.graph.node:
-        raise WeightsError(f"{path} is no ONNX file, or an empty one.")
-    return model
-
-
-def _ends(model: onnx.ModelProto, path: Path) -> tuple[onnx.ValueInfoProto, onnx.ValueInfoProto]:
-    """The one input (FP32 NCHW) and the one output of a detector's graph."""
-    import onnx
-
-    constants = {t.name for t in model.graph.initializer}
-    inputs = [v for v in model.graph.input if v.name not in constants]
-    if len(inputs) != 1 or len(model.graph.output) != 1:
-        raise WeightsError(
-            f"{path} has {len(inputs)} inputs and {len(model.graph.output)} outputs; a detector has one of each."
-        )
-    tensor = inputs[0].type.tensor_type
-    dims = tensor.shape.dim
-    if len(dims) != 4 or dims[1].dim_value != 3 or tensor.elem_type != onnx.TensorProto.FLOAT:
-        kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
-        shape = [d.dim_value or d.dim_param or "?" for d in dims]
-        raise WeightsError(
-            f"{path} takes {kind} {shape}; expected FLOAT [batch, 3, height, width]. Export it with half=False."
-        )
-    return inputs[0], model.graph.output[0]
-
-
-def _onnx_imgsz(
-    pixels: onnx.ValueInfoProto, imgsz: tuple[int, int] | None, metadata: Mapping[str, str], path: Path
-) -> tuple[int, int]:
-    height, width = (d.dim_value for d in pixels.type.tensor_type.shape.dim[2:4])
-    if height > 0 and width > 0:
-        if imgsz and imgsz != (height, width):
-            raise SpecError(
-                f"{path} was exported for {height}x{width} pixels; --imgsz {imgsz[0]},{imgsz[1]} needs a new export."
-            )
-        return height, width
-    stored = _literal(metadata.get("imgsz"))
-    if imgsz:
-        return imgsz
-    if isinstance(stored, list) and len(stored) == 2:
-        return int(stored[0]), int(stored[1])
-    return DEFAULT_IMGSZ
-
-
-def _class_count(shape: list[int], finished: bool, stored: object, names: tuple[str, ...] | None, path: Path) -> int:
-    if len(shape) != 3 or (not finished and (shape[1] < 5 or shape[2] < 1)):
-        raise WeightsError(
-            f"{path} gives {shape}; expected Ultralytics' detector: [batch, 4 + classes, anchors] or [batch, N, 6]."
-        )
-    if finished:
-        known = names or (tuple(stored) if isinstance(stored, dict | list) else None)
-        if not known:
-            raise WeightsError(f"{path} gives finished detections and names no classes; add --names.")
-        return len(known)
-    classes = shape[1] - 4
-    for origin, given in (("--names", names), ("its metadata", stored)):
-        if given and len(given) != classes:  # type: ignore[arg-type]
-            raise SpecError(f"{origin} gives {len(given)} names, {path} has {classes} classes.")  # type: ignore[arg-type]
-    return classes
-
-
-def _names(stored: object, classes: int) -> tuple[str, ...]:
-    if isinstance(stored, dict):
-        return tuple(str(stored[key]) for key in sorted(stored))
-    if isinstance(stored, list):
-        return tuple(str(name) for name in stored)
-    return tuple(str(i) for i in range(classes))
-
-
-def _literal(text: str | None) -> Any:
-    try:
-        return ast.literal_eval(text) if text else None
-    except (ValueError, SyntaxError):
-        return None
-
-
-def _elements(dims: Sequence[int]) -> int:
-    count = 1
-    for dim in dims:
-        count *= dim
-    return count

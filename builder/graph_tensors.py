@@ -70,6 +70,15 @@ def graph_tensors(path: Path, batch: int) -> GraphTensors:
         raise ExportError(f"{path} is no readable ONNX graph: {str(e).splitlines()[0]}") from e
     if not model.graph.node:
         raise ExportError(f"{path} is no ONNX graph, or an empty one.")
+    return tensors_of(model, batch)
+
+
+def tensors_of(model: onnx.ModelProto, batch: int) -> GraphTensors:
+    """The tensors of ``model`` for ``batch`` images, which it keeps; a batch that the graph fixes stands.
+
+    Raises:
+        ExportError: a node of it reads what nothing makes.
+    """
     walk = _Walk(model, batch)
     for node in model.graph.node:
         walk.visit(node)

@@ -11,7 +11,6 @@ from builder.artifacts import NetworkModel, OnnxModel, TensorSpec
 from builder.cache import Stage, StageCache, code_sha256, file_sha256, tool_versions
 from builder.errors import SpecError
 from builder.head import HeadSpec
-from builder.serving import DEFAULT_MAX_BATCH
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +27,7 @@ RUNTIME_TOOLS = ("onnxruntime-gpu", "onnxruntime", "openvino")
 PRECISION_TOOLS = (*TORCH_TOOLS, *RUNTIME_TOOLS, "nvidia-modelopt")
 COMPILE_TOOLS = ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx")
 IMAGE_TOOLS = ("opencv-python-headless", "opencv-python", "pillow")
+ONNX_CODE = ("onnx_weights", "dynamic_batch", "graph_tensors")
 NETWORK_FILE = "network.onnx"
 SERVED_FILE = "model.onnx"
 
@@ -191,20 +191,20 @@ class Stages:
             "model": [spec.model, file_sha256(Path(spec.model)) if spec.model and Path(spec.model).is_file() else None],
             "names": spec.names,
             "imgsz": spec.imgsz,
-            "fixed_batch": (spec.max_batch or DEFAULT_MAX_BATCH) if spec.is_onnx else None,
             "allow_partial": spec.allow_partial,
             "trust_weights": spec.trust_weights,
-            "code": code_sha256(("weights", "checkpoint", "model_description", "export")),
+            "code": code_sha256(("weights", "checkpoint", "model_description", "export", *ONNX_CODE)),
             "tools": tool_versions(TORCH_TOOLS),
         }
 
     def _export(self, folder: Path) -> dict[str, Any]:
-        from builder.export import export_network, import_onnx
+        from builder.export import export_network
+        from builder.onnx_weights import import_onnx
 
         path = folder / NETWORK_FILE
         if self.spec.is_onnx:
-            names, imgsz = self.spec.names, self.spec.imgsz
-            return import_onnx(self.weights, imgsz, names, self.spec.max_batch or DEFAULT_MAX_BATCH, path).to_json()
+            network, note = import_onnx(self.weights, self.spec.imgsz, self.spec.names, path)
+            return {**network.to_json(), "note": note}
         return export_network(self._load(), self.spec.imgsz, path).to_json()
 
     def _load(self) -> Network:
