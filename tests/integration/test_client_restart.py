@@ -22,7 +22,7 @@ from tests.integration.test_client import assert_found, picture, write_detector
 BOXES = {0: (10, 10, 50, 50), 1: (60, 20, 100, 90)}
 IMAGE = picture(96, 128, BOXES)
 TIMEOUT_S = 5.0
-KILLS = 3
+KILLS = 20
 GIVE_UP_S = 60.0
 """For what has to come: far beyond what it takes, so that only a hanging request meets it."""
 
