@@ -137,6 +137,7 @@ def _summary(done: Build) -> list[str]:
     if spec.cpu_precision is CpuPrecision.BF16 and len(done.parity["served"]) == len(RUNTIMES):
         lines.append("warning: parity in bf16 was not measured, this CPU has none; one that has it will serve in it")
     lines += _accuracy_lines(done)
+    lines += [stage.result["note"] for stage in done.stages if stage.name == "export" and stage.result.get("note")]
     if done.proven.network.key_mismatches:
         lines.append(f"warning: loaded in part: {done.proven.network.key_mismatches}")
     lines += [line for serving in done.deployment.fleet for line in _gpu_lines(done, serving)]

@@ -30,7 +30,7 @@ from builder.nvml import NoGpuError, read_devices
 from builder.plan_building import check_tensorrt, make_plan, this_machine
 from builder.plans import PlanFile, check_fleet, published_plans
 from builder.proof import Proven, judging_data, prove
-from builder.releases import DEFAULT_RELEASE, find_release
+from builder.releases import DEFAULT_RELEASE, find_release, releases
 from builder.repository import PublishedVersion, VersionContent, check_model_name, check_target, publish_content
 from builder.serving import CpuServing, GpuServing, settings_for_all
 from builder.sizing import Sizing, size
@@ -81,8 +81,7 @@ def build(
         BuilderError: a subclass by what went wrong; the repository is then as it was.
     """
     gpus = check_fleet([find_gpu(name) for name in spec.gpu], spec.hardware_compatibility)
-    release = find_release(spec.triton or DEFAULT_RELEASE)
-    _check_release(gpus, release)
+    release = _release(spec, gpus)
     for name in (spec.model_name, *(model_names(spec.model_name) if spec.encoded else ())):
         check_model_name(name)
     stages = Stages(spec=spec, weights=find_weights(spec.weights), report=report, progress=progress)
@@ -139,18 +138,29 @@ def build(
     )
 
 
-def _check_release(gpus: tuple[GpuTarget, ...], release: TritonRelease) -> None:
-    """Pass where nothing is known against serving on these GPUs in this release.
+def _release(spec: BuildSpec, gpus: tuple[GpuTarget, ...]) -> TritonRelease:
+    """The release that will serve: the one asked for, or the newest that is known to run on every GPU of the fleet.
 
     Raises:
-        SpecError: it does not know one of them.
+        SpecError: the one asked for does not run on one of them.
     """
-    for gpu in gpus:
-        if release.takes(gpu.compute_capability) is False:
-            raise SpecError(
-                f"--triton {release.name}: it does not run on compute capability {gpu.compute_capability}, which "
-                f"{gpu.name} has; name one that does"
-            )
+    if spec.triton is None:
+        newest_first = [
+            each for each in reversed([*releases().values()]) if each.known and each.name <= DEFAULT_RELEASE
+        ]
+        return next((each for each in newest_first if not _without(each, gpus)), find_release(DEFAULT_RELEASE))
+    release = find_release(spec.triton)
+    for gpu in _without(release, gpus):
+        raise SpecError(
+            f"--triton {release.name}: it does not run on compute capability {gpu.compute_capability}, which "
+            f"{gpu.name} has; leave it out, or name one that does"
+        )
+    return release
+
+
+def _without(release: TritonRelease, gpus: tuple[GpuTarget, ...]) -> list[GpuTarget]:
+    """The GPUs that the release is known not to run on."""
+    return [gpu for gpu in gpus if release.takes(gpu.compute_capability) is False]
 
 
 def _sizings(model: OnnxModel, gpus: tuple[GpuTarget, ...], spec: BuildSpec) -> dict[str, Sizing]:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from builder.gpus import GpuTarget
 
 DEFAULT_MAX_BATCH = 8
-LARGEST_CHOSEN_BATCH = 64
 _MAY_BE_ZERO = ("max_queue_delay_us", "max_queue_size", "queue_timeout_ms", "priority_levels")
 
 
@@ -91,8 +90,6 @@ class ServingRequest:
     priority_levels: int = 0
     sla_ms: float | None = None
     """The latency that requests shall meet in the server, without the network."""
-    largest_batch: int = LARGEST_CHOSEN_BATCH
-    """No larger one is chosen: the graph may take no more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,13 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 from builder.memory import check_fits, memory_budget, workspace_bytes
 from builder.service_time import service_time_ms
-from builder.serving import DEFAULT_MAX_BATCH, LARGEST_CHOSEN_BATCH, ServingRequest, ServingSettings
+from builder.serving import DEFAULT_MAX_BATCH, ServingRequest, ServingSettings
 
 if TYPE_CHECKING:
     from builder.artifacts import OnnxModel
     from builder.gpus import GpuTarget
     from builder.graph_cost import GraphCost
     from builder.memory import MemoryBudget
+
+
+LARGEST_CHOSEN_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +100,7 @@ def size(cost: GraphCost, model: OnnxModel, gpu: GpuTarget, request: ServingRequ
 def _candidates(request: ServingRequest, *, timed: bool) -> list[int]:
     """The batches to choose from: powers of two, and none above the default where nothing says what they take."""
     most = LARGEST_CHOSEN_BATCH if timed and request.sla_ms is not None else DEFAULT_MAX_BATCH
-    most = min(most, request.largest_batch, request.max_queue_size or most)
+    most = min(most, request.max_queue_size or most)
     return [1 << power for power in range(most.bit_length()) if 1 << power <= most]
 
 

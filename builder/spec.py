@@ -13,7 +13,7 @@ from builder.artifacts import CpuPrecision, Head, Precision
 from builder.engine import HardwareCompatibility
 from builder.errors import SpecError
 from builder.histograms import CalibrationMethod
-from builder.serving import DEFAULT_MAX_BATCH, LARGEST_CHOSEN_BATCH, ServingRequest
+from builder.serving import ServingRequest
 
 
 def _two_sides(value: object) -> object:
@@ -142,8 +142,6 @@ class BuildSpec(BaseModel):
             queue_timeout_ms=self.queue_timeout_ms,
             priority_levels=self.priority_levels,
             sla_ms=self.sla_ms,
-            # A user's graph may have been exported for no more.
-            largest_batch=DEFAULT_MAX_BATCH if self.is_onnx else LARGEST_CHOSEN_BATCH,
         )
 
     @property

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clients.errors import ClientError
+from clients.schedule_arguments import add_schedule, check_model_or_schedule, scheduled_detector
 
 if TYPE_CHECKING:
+    from clients.detector import Detector
+    from clients.scheduled_detector import ScheduledDetector
     from clients.video_runner import Output, RunOptions, StreamRunner
     from clients.video_sources import Source
     from clients.video_table import Display
@@ -46,7 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a video, a picture, a folder of them, or a camera as rtsp://... or http://...; NAME=SOURCE names it",
     )
     parser.add_argument("--url", default=DEFAULT_URL, help=f"the server's address (default {DEFAULT_URL})")
-    parser.add_argument("--model", required=True, metavar="NAME", help="the model's name on the server")
+    parser.add_argument("--model", metavar="NAME", help="the model's name on the server")
+    add_schedule(parser)
+    parser.add_argument(
+        "--send",
+        choices=("pixels", "shared-memory"),
+        default="pixels",
+        help="how frames go to the server; shared-memory where it runs on this machine (default pixels)",
+    )
     parser.add_argument(
         "--timeout",
         type=_above_0,
@@ -96,16 +106,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the streams to their end; the exit code."""
     from clients.video_sources import sources_from
 
+    check_model_or_schedule(arguments)
     sources = sources_from(arguments.sources, arguments.priority)
     _check_libraries()
     _return_large_blocks()
-    from clients.detector import Detector
     from clients.video_runner import StreamRunner
     from clients.video_table import display_on, summary
 
     shown_on = sys.stderr if arguments.json == "-" else sys.stdout
     with (
-        Detector(arguments.url, arguments.model, timeout_s=arguments.timeout) as detector,
+        _detector(arguments) as detector,
         contextlib.ExitStack() as closing,
         display_on(shown_on) as display,
     ):
@@ -122,6 +132,16 @@ def run(arguments: argparse.Namespace) -> int:
     runner.close()
     is_whole = not any(status.broken for status in runner.statuses())
     return 0 if is_whole and all(view.answered for view in runner.views()) else 1
+
+
+def _detector(arguments: argparse.Namespace) -> Detector | ScheduledDetector:
+    from clients.detector import Detector
+
+    if arguments.schedule is None:
+        return Detector(arguments.url, arguments.model, timeout_s=arguments.timeout, send=arguments.send)
+    if arguments.send != "pixels":
+        raise ClientError(f"expected --send pixels with --schedule, got {arguments.send}: leave one of them out")
+    return scheduled_detector(arguments)
 
 
 def _check_libraries() -> None:

@@ -17,6 +17,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from builder import plan_command
 from builder.gpus import find_gpu
 from builder.manifest import read_manifest
+from builder.releases import find_release
 from tests.networks import live_model, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,3 +141,14 @@ def test_help_is_quick_to_import() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     heavy = {"torch", "onnx", "numpy", "ultralytics", "openvino", "cv2", "tritonclient", "pydantic", "tensorrt"}
     assert not heavy & set(done.stdout.replace("'", "").replace(",", "").strip("[]\n").split())
+
+
+def test_a_release_that_does_not_run_on_a_gpu_is_refused_and_none_is_chosen_by_default(common, tmp_path: Path) -> None:
+    flags = ("--gpu", "rtx-5090", "--repository", tmp_path / "repository")
+    refused = builder("build", *common, *flags, "--triton", "24.04")
+    assert refused.returncode == 2
+    assert "it does not run on compute capability 12.0, which rtx-5090 has" in refused.stderr
+    jetson = builder("build", *common, "--gpu", "jetson-agx-orin-64gb", "--repository", tmp_path / "repository")
+    assert jetson.returncode == 0, jetson.stderr
+    command = json.loads(jetson.stdout)["gpus"]["jetson-agx-orin-64gb"]["plan_command"]
+    assert find_release(command.rpartition("--triton ")[2].strip()).takes("8.7") is not False

@@ -181,7 +181,5 @@ def test_instances_that_the_compiled_engine_does_not_fit_are_refused_with_how_ma
         capacity_bytes=16 * 10**9,
     )
     check_engine_fits(budget, 1000 * 10**6, gpu)
-    with pytest.raises(
-        MemoryBudgetError, match=r"got 18\.43 GB .* engine takes 1152 MB .* --instances 13"
-    ):
+    with pytest.raises(MemoryBudgetError, match=r"got 18\.43 GB .* engine takes 1152 MB .* --instances 13"):
         check_engine_fits(budget, 1152 * 10**6, gpu)

@@ -526,9 +526,7 @@ class TestWhatIsThereAlready:
         theirs = repository / "shapes"
         (theirs / "1").mkdir(parents=True)
         (theirs / "config.pbtxt").write_text('backend: "python"\n')
-        with pytest.raises(
-            RepositoryError, match=r"that this project has not published.* with --name"
-        ):
+        with pytest.raises(RepositoryError, match=r"that this project has not published.* with --name"):
             put(repository, FILES)
         assert sorted(tree(repository)) == ["shapes", "shapes/1", "shapes/config.pbtxt"]
         assert (theirs / "config.pbtxt").read_text() == 'backend: "python"\n'

@@ -141,7 +141,3 @@ def test_a_queue_below_the_batch_is_refused_unless_the_batch_is_free() -> None:
     with pytest.raises(SpecError, match="expected at least max_batch"):
         sized(max_batch=8, max_queue_size=4)
     assert sized(max_queue_size=4).settings.max_batch == 4
-
-
-def test_no_larger_batch_is_chosen_than_the_graph_takes() -> None:
-    assert sized("h100-sxm", sla_ms=1000, largest_batch=8).settings.max_batch == 8
