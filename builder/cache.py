@@ -133,7 +133,10 @@ def file_sha256(path: Path) -> str:
 
 @functools.cache
 def code_sha256(modules: tuple[str, ...]) -> str:
-    """A hash of the source of builder's ``modules``: a stage made by other code is another stage."""
+    """A hash of the source of builder's ``modules``: a stage made by other code is another stage.
+
+    Of another package they are named as seen from here: ``../clients/letterbox``.
+    """
     digest = hashlib.sha256()
     for module in modules:
         digest.update((Path(__file__).parent / f"{module}.py").read_bytes())

@@ -11,12 +11,22 @@ from typing import TYPE_CHECKING, Any
 from builder.artifacts import NetworkModel, Precision
 from builder.cache import Stage, code_sha256, tool_versions
 from builder.data_identity import split_identity
-from builder.stages import IMAGE_TOOLS, NETWORK_FILE, PRECISION_TOOLS, RUNTIME_TOOLS, Stages, network_identity
+from builder.stages import (
+    IMAGE_CODE,
+    IMAGE_TOOLS,
+    NETWORK_FILE,
+    PRECISION_TOOLS,
+    RUNTIME_TOOLS,
+    Stages,
+    network_identity,
+)
 
 if TYPE_CHECKING:
     from builder.quantization import Calibration
 
 QUANTIZATION_CODE = (
+    *IMAGE_CODE,
+    "parity",
     "int8_stages",
     "data_identity",
     "quantization",

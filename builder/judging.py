@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.cache import Stage, code_sha256, tool_versions
 from builder.data_identity import labels_sha256, split_identity
-from builder.stages import IMAGE_TOOLS, Stages
+from builder.stages import IMAGE_CODE, IMAGE_TOOLS, Stages
 
 if TYPE_CHECKING:
     from builder.accuracy import AccuracyReport
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 REPORT_FILE = "accuracy.html"
 ACCURACY_TOOLS = ("faster-coco-eval", "openvino", "numpy", *IMAGE_TOOLS)
 ACCURACY_CODE = (
+    *IMAGE_CODE,
+    "../clients/detections",
     "judging",
     "data_identity",
     "accuracy",

@@ -28,6 +28,8 @@ PRECISION_TOOLS = (*TORCH_TOOLS, *RUNTIME_TOOLS, "nvidia-modelopt")
 COMPILE_TOOLS = ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx")
 IMAGE_TOOLS = ("opencv-python-headless", "opencv-python", "pillow")
 ONNX_CODE = ("onnx_weights", "dynamic_batch", "graph_tensors")
+IMAGE_CODE = ("../clients/images", "../clients/encoded_images", "../clients/letterbox")
+"""What makes pictures into pixels, here as in the clients."""
 NETWORK_FILE = "network.onnx"
 SERVED_FILE = "model.onnx"
 
@@ -75,7 +77,7 @@ class Stages:
             "network": network_identity(network),
             "precision": self.spec.precision,
             "images": self.image_hashes(),
-            "code": code_sha256(("precision", "export")),
+            "code": code_sha256(("precision", "export", "parity", *IMAGE_CODE)),
             "tools": tool_versions(PRECISION_TOOLS),
         }
         stage = self.run("precision", inputs, make)
@@ -119,7 +121,7 @@ class Stages:
             "head": repr(self.head_spec(network)),
             "precision": self.spec.precision,
             "images": self.image_hashes(),
-            "checks": code_sha256(("parity", "runtimes")),
+            "checks": code_sha256(("parity", "runtimes", *IMAGE_CODE)),
             "runtimes": [*runtimes(self.spec.cpu_precision), tool_versions((*RUNTIME_TOOLS, *IMAGE_TOOLS))],
         }
         return self.run("parity", inputs, lambda _: self._measure(original, network, served)).result

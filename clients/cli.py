@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clients.connection_arguments import add_connection, connection_options
 from clients.errors import ClientError, ImageError
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=_seconds, default=30.0, metavar="S", help="seconds allowed for each request (default 30)"
     )
+    add_connection(parser)
 
 
 def _detect(arguments: argparse.Namespace) -> int:
@@ -103,7 +105,8 @@ def _detect(arguments: argparse.Namespace) -> int:
     from clients.saving import PictureFolder
 
     failed = 0
-    with Detector(arguments.url, arguments.model, timeout_s=arguments.timeout) as detector:
+    options = connection_options(arguments)
+    with Detector(arguments.url, arguments.model, timeout_s=arguments.timeout, options=options) as detector:
         folder = PictureFolder(arguments.save, arguments.images) if arguments.save else None
         for path in arguments.images:
             try:

@@ -10,6 +10,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from clients.connection_arguments import add_connection, connection_options
 from clients.errors import ClientError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-megapixels", type=_above_0, default=25.0, metavar="MP", help="the largest picture (default 25)"
     )
+    add_connection(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -56,7 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from clients.detector import Detector
 
-    with Detector(arguments.url, arguments.model, timeout_s=arguments.timeout) as detector:
+    options = connection_options(arguments)
+    with Detector(arguments.url, arguments.model, timeout_s=arguments.timeout, options=options) as detector:
         asyncio.run(_serve(detector, arguments))
     return 0
 

@@ -8,6 +8,7 @@ import json
 import math
 from typing import TYPE_CHECKING
 
+from clients.connection_arguments import add_connection, connection_options
 from clients.errors import one_line
 
 if TYPE_CHECKING:
@@ -42,13 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "serve one version of a loaded model and no other, until it is unloaded; the old one answers meanwhile",
     )
     use.add_argument("--version", type=_version, required=True, metavar="N", help="the version's number")
+    add_connection(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run it; its exit code. Raises the errors of ``clients.errors``."""
     from clients.model_control import ModelControl
 
-    with ModelControl(arguments.url, timeout_s=arguments.timeout) as control:
+    options = connection_options(arguments)
+    with ModelControl(arguments.url, timeout_s=arguments.timeout, options=options) as control:
         shown = arguments.action(control, arguments)
     if arguments.json:
         print(json.dumps([dataclasses.asdict(entry) for entry in shown]))

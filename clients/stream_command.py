@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clients.connection_arguments import add_connection, connection_options
 from clients.errors import ClientError
 from clients.schedule_arguments import add_schedule, check_model_or_schedule, scheduled_detector
 
@@ -100,6 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="read videos in files as fast as they are answered, and drop nothing",
     )
     parser.add_argument("--loop", action="store_true", help="play files again and again")
+    add_connection(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -137,11 +139,13 @@ def run(arguments: argparse.Namespace) -> int:
 def _detector(arguments: argparse.Namespace) -> Detector | ScheduledDetector:
     from clients.detector import Detector
 
+    options = connection_options(arguments)
     if arguments.schedule is None:
-        return Detector(arguments.url, arguments.model, timeout_s=arguments.timeout, send=arguments.send)
+        send, timeout_s = arguments.send, arguments.timeout
+        return Detector(arguments.url, arguments.model, timeout_s=timeout_s, options=options, send=send)
     if arguments.send != "pixels":
         raise ClientError(f"expected --send pixels with --schedule, got {arguments.send}: leave one of them out")
-    return scheduled_detector(arguments)
+    return scheduled_detector(arguments, options)
 
 
 def _check_libraries() -> None:

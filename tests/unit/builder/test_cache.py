@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
-from builder.cache import StageCache
+from builder.cache import StageCache, code_sha256
 from builder.errors import BuilderError
+from builder.int8_stages import QUANTIZATION_CODE
+from builder.judging import ACCURACY_CODE
+from builder.stages import IMAGE_CODE
 
 
 class Maker:
@@ -119,3 +122,9 @@ def test_another_file_that_cannot_be_read_is_not_told_as_the_caches(tmp_path: Pa
     with pytest.raises(BuilderError, match=r"read or write .*weights\.pt, got: No such file") as caught:
         StageCache(tmp_path / "cache").run("s", {}, read)
     assert "--cache" not in str(caught.value)
+
+
+def test_stages_depend_on_the_code_that_makes_pictures_into_pixels() -> None:
+    assert "../clients/letterbox" in IMAGE_CODE
+    assert set(IMAGE_CODE) <= set(QUANTIZATION_CODE) & set(ACCURACY_CODE)
+    assert code_sha256(IMAGE_CODE) != code_sha256(IMAGE_CODE[:1])

@@ -17,10 +17,11 @@ from builder.compile_check import Outcome, check_compiles
 from builder.dataset import read_folder
 from builder.engine import Profile
 from builder.errors import DataError, ExportError
-from builder.export import export_network, import_onnx
+from builder.export import export_network
 from builder.head import attach_head
 from builder.histograms import CalibrationMethod, Histogram
 from builder.layers import candidate_groups, convolutions, quantized_share
+from builder.onnx_weights import import_onnx
 from builder.parity import to_pixels
 from builder.precision import tail_nodes
 from builder.quantization import Calibration, calibrate, quantize
@@ -252,7 +253,7 @@ def test_decoding_in_a_users_onnx_file_stays_fp32(tmp_path: Path) -> None:
     file = YOLO(save_checkpoint(live_model("yolo11n"), tmp_path / "m.pt")).export(
         format="onnx", dynamic=True, imgsz=160, simplify=False
     )
-    network = import_onnx(Path(file), None, None, 8, tmp_path / "network.onnx")
+    network, _ = import_onnx(Path(file), None, None, tmp_path / "network.onnx")
     assert network.output is NetworkOutput.DECODED
     images = to_pixels(photographs(160))
     model = quantize(network, calibrate(network, [images], tmp_path), images, tmp_path / "int8.onnx")
