@@ -11,10 +11,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Protocol
 
+from builder.console import DEFAULT_REPOSITORY
 from builder.errors import BuilderError, SpecError
 from clients.errors import ClientError
 
-DEFAULT_REPOSITORY = Path("model_repository")
 TARGET_MISSED = 3
 
 

@@ -99,10 +99,15 @@ def _contract(deployment: Deployment, version: int, settings: ServingSettings) -
 
 def _queue(batching: Any, settings: ServingSettings) -> None:
     """Fill in ``dynamic_batching``: the delay, the bounds of the queue, and its levels."""
-    from tritonclient.grpc import model_config_pb2 as pb
-
     # No preferred_batch_size: Triton's guide keeps it for plans with several optimization profiles.
     batching.max_queue_delay_microseconds = settings.max_queue_delay_us
+    bound_queue(batching, settings)
+
+
+def bound_queue(batching: Any, settings: ServingSettings) -> None:
+    """Fill in how many requests ``dynamic_batching`` lets wait, how long, and their levels."""
+    from tritonclient.grpc import model_config_pb2 as pb
+
     if settings.queue_timeout_ms:
         policy = batching.default_queue_policy
         policy.timeout_action = pb.ModelQueuePolicy.REJECT

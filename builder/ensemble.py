@@ -19,9 +19,10 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from builder.artifacts import ConfigFile, Head
+from builder.config_pbtxt import ModelConfig, bound_queue
 from builder.errors import SpecError
 from builder.repository import VersionContent, check_model_name
 from clients.encoded import CONTRACT, model_names
@@ -29,10 +30,6 @@ from clients.images import MAX_PIXELS
 
 if TYPE_CHECKING:
     from builder.deployment import Deployment
-    from builder.serving import ServingSettings
-
-ModelConfig: TypeAlias = Any
-"""tritonclient's protobuf message, which has no type stubs."""
 
 DECODE_MODULES = ("encoded_images", "errors", "images", "letterbox")
 SELECT_MODULES = ("detections", "errors", "images", "letterbox", "selection", "selection_text")
@@ -122,25 +119,9 @@ def _decode_config(name: str, deployment: Deployment) -> ModelConfig:
     config.output.add(name="images", data_type=pb.TYPE_UINT8, dims=[1, *_input_dims(deployment)])
     config.output.add(name="image_hw", data_type=pb.TYPE_INT32, dims=[2])
     config.instance_group.add(count=DECODE_INSTANCES, kind=pb.ModelInstanceGroup.KIND_CPU)
-    _bound_queue(config.dynamic_batching, deployment.whole_fleet)
+    bound_queue(config.dynamic_batching, deployment.whole_fleet)
     config.parameters["max_pixels"].string_value = str(MAX_PIXELS)
     return config
-
-
-def _bound_queue(batching: Any, settings: ServingSettings) -> None:
-    """The detector's queue policy, for what waits to be decoded."""
-    from tritonclient.grpc import model_config_pb2 as pb
-
-    if settings.queue_timeout_ms:
-        policy = batching.default_queue_policy
-        policy.timeout_action = pb.ModelQueuePolicy.REJECT
-        policy.default_timeout_microseconds = settings.queue_timeout_ms * 1000
-        policy.allow_timeout_override = True
-    if settings.max_queue_size:
-        batching.default_queue_policy.max_queue_size = settings.max_queue_size
-    if settings.priority_levels:
-        batching.priority_levels = settings.priority_levels
-        batching.default_priority_level = settings.default_priority
 
 
 def _select_config(name: str, deployment: Deployment) -> ModelConfig:

@@ -62,7 +62,7 @@ class ServingSettings:
 
     @property
     def batches(self) -> tuple[int, ...]:
-        """The batches that are warmed up, and whose CUDA graphs are captured: powers of two, and the largest."""
+        """The batches whose CUDA graphs are captured: powers of two, and the largest."""
         powers = (1 << power for power in range(self.max_batch.bit_length()))
         return tuple(sorted({*powers, self.max_batch}))
 
