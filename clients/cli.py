@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import math
 import os
 import sys
 import warnings
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clients import argument_types
 from clients.connection_arguments import add_connection, connection_options
 from clients.errors import ClientError, ImageError
 
@@ -79,7 +79,11 @@ def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="JPEG, PNG, WebP, BMP or TIFF")
     _add_server(parser)
     parser.add_argument(
-        "--confidence", type=_fraction, default=0.25, metavar="C", help="leave out what is less certain (default 0.25)"
+        "--confidence",
+        type=argument_types.fraction,
+        default=0.25,
+        metavar="C",
+        help="leave out what is less certain (default 0.25)",
     )
     parser.add_argument("--save", type=Path, metavar="DIR", help="write the pictures with boxes drawn into this folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object per image and line")
@@ -91,9 +95,15 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url", default=DEFAULT_URL, help=f"grpc://HOST:PORT or http://HOST:PORT (default {DEFAULT_URL})"
     )
-    parser.add_argument("--model", required=True, type=_name, metavar="NAME", help="the model's name on the server")
     parser.add_argument(
-        "--timeout", type=_seconds, default=30.0, metavar="S", help="seconds allowed for each request (default 30)"
+        "--model", required=True, type=argument_types.name, metavar="NAME", help="the model's name on the server"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=argument_types.seconds,
+        default=30.0,
+        metavar="S",
+        help="seconds allowed for each request (default 30)",
     )
     add_connection(parser)
 
@@ -145,30 +155,3 @@ def _shown(path: Path) -> str:
 
 def _complain(error: ClientError) -> None:
     print(f"error: {error}", file=sys.stderr)
-
-
-def _name(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("expected the name of a model, got an empty one")
-    return text
-
-
-def _fraction(text: str) -> float:
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
-    return value
-
-
-def _seconds(text: str) -> float:
-    value = _number(text)
-    if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text}")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text}") from None

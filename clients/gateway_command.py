@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import ipaddress
-import math
 import signal
 import sys
 from typing import TYPE_CHECKING
 
+from clients import argument_types
 from clients.connection_arguments import add_connection, connection_options
 from clients.errors import ClientError
 
@@ -32,20 +32,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url", default=DEFAULT_URL, help=f"grpc://HOST:PORT or http://HOST:PORT of Triton (default {DEFAULT_URL})"
     )
-    parser.add_argument("--model", required=True, type=_name, metavar="NAME", help="the model's name on the server")
     parser.add_argument(
-        "--timeout", type=_above_0, default=30.0, metavar="S", help="seconds allowed for each detection (default 30)"
+        "--model", required=True, type=argument_types.name, metavar="NAME", help="the model's name on the server"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=argument_types.above_0,
+        default=30.0,
+        metavar="S",
+        help="seconds allowed for each detection (default 30)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (default 127.0.0.1, this machine only)")
-    parser.add_argument("--port", type=_port, default=DEFAULT_PORT, help=f"0 takes a free one (default {DEFAULT_PORT})")
     parser.add_argument(
-        "--workers", type=_count, default=8, metavar="N", help="pictures in progress at a time (default 8)"
+        "--port", type=argument_types.port, default=DEFAULT_PORT, help=f"0 takes a free one (default {DEFAULT_PORT})"
     )
     parser.add_argument(
-        "--max-body-mb", type=_above_0, default=16.0, metavar="MB", help="the largest request (default 16)"
+        "--workers",
+        type=argument_types.count,
+        default=8,
+        metavar="N",
+        help="pictures in progress at a time (default 8)",
     )
     parser.add_argument(
-        "--max-megapixels", type=_above_0, default=25.0, metavar="MP", help="the largest picture (default 25)"
+        "--max-body-mb",
+        type=argument_types.above_0,
+        default=16.0,
+        metavar="MB",
+        help="the largest request (default 16)",
+    )
+    parser.add_argument(
+        "--max-megapixels",
+        type=argument_types.above_0,
+        default=25.0,
+        metavar="MP",
+        help="the largest picture (default 25)",
     )
     add_connection(parser)
 
@@ -94,31 +114,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _name(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("expected the name of a model, got an empty one")
-    return text
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 256):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 256, got {text}")
-    return int(text)
-
-
-def _above_0(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text}") from None
-    if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-    return value

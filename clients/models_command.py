@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 from typing import TYPE_CHECKING
 
+from clients import argument_types
 from clients.connection_arguments import add_connection, connection_options
 from clients.errors import one_line
 
@@ -106,7 +106,7 @@ def _add_action(
     parser = actions.add_parser(name, help=help_text, description=f"{help_text[0].upper()}{help_text[1:]}.")
     parser.set_defaults(action=action)
     if named:
-        parser.add_argument("name", type=_name, metavar="NAME", help="the model's name on the server")
+        parser.add_argument("name", type=argument_types.name, metavar="NAME", help="the model's name on the server")
     # Left out, they keep what stands in front of the action.
     _add_connection(parser, url=argparse.SUPPRESS, timeout=argparse.SUPPRESS, as_json=argparse.SUPPRESS)
     return parser
@@ -118,7 +118,7 @@ def _add_connection(parser: argparse.ArgumentParser, *, url: str, timeout: float
     )
     parser.add_argument(
         "--timeout",
-        type=_seconds,
+        type=argument_types.seconds,
         default=timeout,
         metavar="S",
         help=f"seconds that loading or unloading may take (default {DEFAULT_TIMEOUT_S:g})",
@@ -126,23 +126,7 @@ def _add_connection(parser: argparse.ArgumentParser, *, url: str, timeout: float
     parser.add_argument("--json", action="store_true", default=as_json, help="print a JSON list")
 
 
-def _name(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("expected the name of a model, got an empty one")
-    return text
-
-
 def _version(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"expected a version's number from 1, got {text}")
     return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text}") from None
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text}")
-    return seconds

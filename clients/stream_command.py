@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clients import argument_types
 from clients.connection_arguments import add_connection, connection_options
 from clients.errors import ClientError
 from clients.schedule_arguments import add_schedule, check_model_or_schedule, scheduled_detector
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "grpc://127.0.0.1:8001"
 DEFAULT_TIMEOUT_S = 5.0
-HIGHEST_IN_FLIGHT = 256
-LARGEST_PORT = 65535
 REFRESH_S = 0.25
 LARGE_BLOCK_BYTES = 256 << 10
 _M_MMAP_THRESHOLD = -3
@@ -60,20 +59,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--timeout",
-        type=_above_0,
+        type=argument_types.above_0,
         default=DEFAULT_TIMEOUT_S,
         metavar="S",
         help=f"seconds allowed for each request (default {DEFAULT_TIMEOUT_S:g})",
     )
     parser.add_argument(
-        "--confidence", type=_fraction, default=0.25, metavar="C", help="leave out what is less certain (default 0.25)"
+        "--confidence",
+        type=argument_types.fraction,
+        default=0.25,
+        metavar="C",
+        help="leave out what is less certain (default 0.25)",
     )
     parser.add_argument(
-        "--fps", type=_above_0, metavar="N", help="take at most N frames per second of video (default: all)"
+        "--fps",
+        type=argument_types.above_0,
+        metavar="N",
+        help="take at most N frames per second of video (default: all)",
     )
     parser.add_argument(
         "--in-flight",
-        type=_count,
+        type=argument_types.count,
         metavar="N",
         help="requests at once, of all sources together (default: two per source, at most twice the largest batch)",
     )
@@ -89,12 +95,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", metavar="FILE", help="write one JSON object per frame and line; - for standard output"
     )
     parser.add_argument(
-        "--metrics-port", type=_port, metavar="P", help="serve Prometheus metrics on 127.0.0.1:P; 0 takes a free port"
+        "--metrics-port",
+        type=argument_types.port,
+        metavar="P",
+        help="serve Prometheus metrics on 127.0.0.1:P; 0 takes a free port",
     )
     parser.add_argument(
         "--track", action="store_true", help="number objects across frames (needs: pip install trackers)"
     )
-    parser.add_argument("--duration", type=_above_0, metavar="S", help="end after S seconds")
+    parser.add_argument("--duration", type=argument_types.above_0, metavar="S", help="end after S seconds")
     parser.add_argument(
         "--as-fast-as-possible",
         action="store_true",
@@ -180,7 +189,7 @@ def _run_options(arguments: argparse.Namespace, sources: int, max_batch_size: in
         ByteTracker()
     return RunOptions(
         reading=ReadOptions(fps=arguments.fps, drops_nothing=drops_nothing, loops=arguments.loop),
-        in_flight=arguments.in_flight or min(wanted, HIGHEST_IN_FLIGHT),
+        in_flight=arguments.in_flight or min(wanted, argument_types.HIGHEST_COUNT),
         confidence=arguments.confidence,
         tracker=(lambda: ByteTracker(arguments.fps)) if arguments.track else None,
     )
@@ -235,36 +244,3 @@ def _counted_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _above_0(text: str) -> float:
-    value = _number(text)
-    if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-    return value
-
-
-def _fraction(text: str) -> float:
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text}") from None
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= HIGHEST_IN_FLIGHT):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {HIGHEST_IN_FLIGHT}, got {text}")
-    return int(text)
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= LARGEST_PORT):
-        raise argparse.ArgumentTypeError(f"expected a port from 0 to {LARGEST_PORT}, got {text}")
-    return int(text)
