@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import json
+import importlib
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Protocol
+from typing import NoReturn
 
+from benchmarks.reporting import add_output, add_reporting, count, positive, progress, reported
 from builder.console import DEFAULT_REPOSITORY
-from builder.errors import BuilderError, SpecError
+from builder.errors import BuilderError
 from clients.errors import ClientError
 
-TARGET_MISSED = 3
+ROOMS: tuple[str, ...] = ()
+"""Commands with a package of their own, whose module ``command`` has ``HELP``, ``add_arguments`` and ``run``."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,6 +57,11 @@ def parser() -> argparse.ArgumentParser:
     _add_activations(commands.add_parser("activations", help="the estimate of a graph's memory, against runtimes"))
     _add_fleet(commands.add_parser("fleet", help="a build for several GPUs, against a build for one"))
     _add_clients(commands.add_parser("clients", help="a client's work per frame, its throughput, restarts under load"))
+    for room in ROOMS:
+        module = importlib.import_module(f"benchmarks.{room}.command")
+        command = commands.add_parser(room, help=module.HELP, description=module.HELP)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
     _add_reference(commands.add_parser("reference", help="write the weights that the figures in reports/ are of"))
     return top
 
@@ -65,8 +72,8 @@ def _add_overhead(command: argparse.ArgumentParser) -> None:
     add("--model", required=True, metavar="NAME", help="a model of the repository, served by its configs/cpu.pbtxt")
     add("--repository", type=Path, default=DEFAULT_REPOSITORY)
     _add_measuring(command, repeats=7)
-    add("--duration-s", type=_positive(float), default=3.0, help="of each row in each turn (default: 3)")
-    add("--settle-s", type=_positive(float), default=0.5, help="before each, not counted (default: 0.5)")
+    add("--duration-s", type=positive(float), default=3.0, help="of each row in each turn (default: 3)")
+    add("--settle-s", type=positive(float), default=0.5, help="before each, not counted (default: 0.5)")
 
 
 def _add_versus(command: argparse.ArgumentParser) -> None:
@@ -74,7 +81,7 @@ def _add_versus(command: argparse.ArgumentParser) -> None:
     command.add_argument("--weights", type=Path, required=True, help="a .pt; both models are built of it")
     _add_measuring(command, repeats=7)
     command.add_argument(
-        "--calls", type=_positive(int), default=20, help="of each row in each turn and for each picture (default: 20)"
+        "--calls", type=positive(int), default=20, help="of each row in each turn and for each picture (default: 20)"
     )
 
 
@@ -85,22 +92,22 @@ def _add_evaluation(command: argparse.ArgumentParser) -> None:
     add("--imgsz", metavar="PX|H,W", help="input size (default: what the weights were trained at)")
     add("--data", type=Path, required=True, metavar="YAML", help="labelled images; all of the split are evaluated")
     add("--split", choices=("train", "val", "test"), default="val", help="(default: val)")
-    _add_reporting(command, repeats=5)
+    add_reporting(command, repeats=5)
 
 
 def _add_queue_policy(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=_queue_policy)
     add = command.add_argument
-    add("--rate", type=_positive(float), default=15.0, help="requests/s to each model (default: 15)")
-    add("--duration-s", type=_positive(float), default=60.0, help="(default: 60)")
-    _add_output(command)
+    add("--rate", type=positive(float), default=15.0, help="requests/s to each model (default: 15)")
+    add("--duration-s", type=positive(float), default=60.0, help="(default: 60)")
+    add_output(command)
 
 
 def _add_activations(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=_activations, check=True)
     add = command.add_argument
     add("--families", nargs="+", default=("yolov8n", "yolov8s", "yolo11n"), metavar="NAME", help="as Ultralytics' yaml")
-    add("--batches", type=_positive(int), nargs="+", default=(1, 8, 16), metavar="N", help="(default: 1 8 16)")
+    add("--batches", type=positive(int), nargs="+", default=(1, 8, 16), metavar="N", help="(default: 1 8 16)")
     add("--json", type=Path, metavar="FILE", help="write every figure there too")
 
 
@@ -110,7 +117,7 @@ def _add_fleet(command: argparse.ArgumentParser) -> None:
     add("--weights", type=Path, required=True)
     add("--precision", default="fp16", help="(default: fp16)")
     add("--gpus", nargs="+", default=["t4", "l4", "a10"], metavar="GPU", help="(default: t4 l4 a10)")
-    _add_reporting(command, repeats=3)
+    add_reporting(command, repeats=3)
 
 
 def _add_clients(command: argparse.ArgumentParser) -> None:
@@ -118,12 +125,12 @@ def _add_clients(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--model", required=True, metavar="NAME", help="a model of the repository, served by its configs/cpu.pbtxt")
     add("--repository", type=Path, default=DEFAULT_REPOSITORY)
-    add("--frames", type=_positive(int), default=100, help="of each way to send them in each turn (default: 100)")
-    add("--duration-s", type=_positive(float), default=5.0, help="of each throughput in each turn (default: 5)")
-    add("--settle-s", type=_positive(float), default=1.0, help="before each, not counted (default: 1)")
+    add("--frames", type=positive(int), default=100, help="of each way to send them in each turn (default: 100)")
+    add("--duration-s", type=positive(float), default=5.0, help="of each throughput in each turn (default: 5)")
+    add("--settle-s", type=positive(float), default=1.0, help="before each, not counted (default: 1)")
     add(
         "--kills",
-        type=_count,
+        type=count,
         default=20,
         metavar="N",
         help="of the server under load; 0 leaves them out (default: 20)",
@@ -132,9 +139,9 @@ def _add_clients(command: argparse.ArgumentParser) -> None:
         "--perf-analyzer",
         type=Path,
         metavar="FILE",
-        help="compare with this program's throughput (default: with benchmarks/load.py)",
+        help="compare with this program's throughput (default: with benchmarks/closed_loop.py)",
     )
-    _add_reporting(command, repeats=3)
+    add_reporting(command, repeats=3)
 
 
 def _add_reference(command: argparse.ArgumentParser) -> None:
@@ -145,51 +152,7 @@ def _add_reference(command: argparse.ArgumentParser) -> None:
 def _add_measuring(command: argparse.ArgumentParser, *, repeats: int) -> None:
     add = command.add_argument
     add("--images", type=Path, nargs="+", default=(), help="pictures, cycled (default: the two of Ultralytics)")
-    _add_reporting(command, repeats=repeats)
-
-
-def _add_reporting(command: argparse.ArgumentParser, *, repeats: int) -> None:
-    add = command.add_argument
-    add("--repeats", type=_positive(int), default=repeats, help=f"turns (default: {repeats})")
-    _add_output(command)
-
-
-def _add_output(command: argparse.ArgumentParser) -> None:
-    add = command.add_argument
-    add("--json", type=Path, metavar="FILE", help="write every figure there too")
-    add("--check", action="store_true", help=f"exit code {TARGET_MISSED} where a target is not met")
-
-
-def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    def convert(text: str) -> Any:
-        value = kind(text)
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-        return value
-
-    # argparse names the type in its message.
-    convert.__name__ = kind.__name__
-    return convert
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text}")
-    return int(text)
-
-
-class _Report(Protocol):
-    """What every benchmark gives."""
-
-    @property
-    def all_met(self) -> bool:
-        """Whether every target is met."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-
-    def to_text(self) -> str:
-        """What is printed."""
+    add_reporting(command, repeats=repeats)
 
 
 def _overhead(arguments: argparse.Namespace) -> int:
@@ -203,7 +166,7 @@ def _overhead(arguments: argparse.Namespace) -> int:
         duration_s=arguments.duration_s,
         settle_s=arguments.settle_s,
     )
-    return _reported(arguments, lambda: measure_overhead(options, arguments.argv, _progress))
+    return reported(arguments, lambda: measure_overhead(options, arguments.argv, progress))
 
 
 def _versus(arguments: argparse.Namespace) -> int:
@@ -215,28 +178,28 @@ def _versus(arguments: argparse.Namespace) -> int:
         repeats=arguments.repeats,
         calls=arguments.calls,
     )
-    return _reported(arguments, lambda: measure_versus(options, arguments.argv, _progress))
+    return reported(arguments, lambda: measure_versus(options, arguments.argv, progress))
 
 
 def _evaluation(arguments: argparse.Namespace) -> int:
     from benchmarks import evaluation
 
-    return _reported(arguments, lambda: evaluation.run(arguments, _progress))
+    return reported(arguments, lambda: evaluation.run(arguments, progress))
 
 
 def _queue_policy(arguments: argparse.Namespace) -> int:
     from benchmarks.queue_policy import measure_queue_policy
 
-    return _reported(
+    return reported(
         arguments,
-        lambda: measure_queue_policy(arguments.rate, arguments.duration_s, arguments.argv, _progress),
+        lambda: measure_queue_policy(arguments.rate, arguments.duration_s, arguments.argv, progress),
     )
 
 
 def _fleet(arguments: argparse.Namespace) -> int:
     from benchmarks.fleet import measure_fleet
 
-    return _reported(
+    return reported(
         arguments,
         lambda: measure_fleet(
             arguments.weights,
@@ -244,7 +207,7 @@ def _fleet(arguments: argparse.Namespace) -> int:
             arguments.gpus,
             arguments.repeats,
             argv=arguments.argv,
-            progress=_progress,
+            progress=progress,
         ),
     )
 
@@ -254,7 +217,7 @@ def _activations(arguments: argparse.Namespace) -> int:
     from benchmarks.activations import measure_activations
 
     families, batches = tuple(arguments.families), tuple(arguments.batches)
-    code = _reported(arguments, lambda: measure_activations(families, batches, arguments.argv, _progress))
+    code = reported(arguments, lambda: measure_activations(families, batches, arguments.argv, progress))
     return int(code != 0)
 
 
@@ -271,7 +234,7 @@ def _clients(arguments: argparse.Namespace) -> int:
         kills=arguments.kills,
         perf_analyzer=arguments.perf_analyzer,
     )
-    return _reported(arguments, lambda: measure_clients(options, arguments.argv, _progress))
+    return reported(arguments, lambda: measure_clients(options, arguments.argv, progress))
 
 
 def _reference(arguments: argparse.Namespace) -> int:
@@ -281,22 +244,3 @@ def _reference(arguments: argparse.Namespace) -> int:
     print(path)
     print(f"build it: python -m builder build --weights {path} --name yolo11n")
     return 0
-
-
-def _reported(arguments: argparse.Namespace, measure: Callable[[], _Report]) -> int:
-    """Measure, print, and write ``--json`` where it was asked for."""
-    path: Path | None = arguments.json
-    if path and not path.parent.is_dir():
-        raise SpecError(f"--json {path}: expected the folder {path.parent}, found none; make it, or name another")
-    report = measure()
-    print(report.to_text())
-    if path:
-        try:
-            path.write_text(json.dumps(report.to_json(), indent=2) + "\n")
-        except OSError as e:
-            raise SpecError(f"--json {path}: cannot be written: {e.strerror}; the figures are above") from e
-    return TARGET_MISSED if arguments.check and not report.all_met else 0
-
-
-def _progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.clients_report import ClientsReport, ThroughputRow, WorkRow
+from benchmarks.closed_loop import measure
 from benchmarks.figures import Spread, ratios
 from benchmarks.instant_model import write_instant_model
-from benchmarks.load import measure
 from benchmarks.machine import OtherLoad, environment
 from benchmarks.perf_analyzer import PerfAnalyzer
 from benchmarks.pictures import letterboxed, picture_paths
@@ -33,7 +33,7 @@ from clients.images import ChannelOrder
 FULL_HD_HW = (1080, 1920)
 GRPC, HTTP, SHARED_MEMORY_ROW = "gRPC", "HTTP", "shared memory"
 CONCURRENCIES = (1, 2, 4, 8, 16)
-OWN_LOAD = "benchmarks/load.py"
+OWN_LOAD = "benchmarks/closed_loop.py"
 WARM_UP_FRAMES = 10
 
 Progress = Callable[[str], None]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.closed_loop import Call, measure
 from benchmarks.figures import Window
-from benchmarks.load import Call, measure
 from benchmarks.served_model import ServedModel
 from clients.contract import INPUT, OUTPUT
 

@@ -11,9 +11,9 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.closed_loop import Call, measure
 from benchmarks.figures import Spread, Window, percentile_ms, ratios
 from benchmarks.in_process import Arrangement, answers, arrangements
-from benchmarks.load import Call, measure
 from benchmarks.machine import OtherLoad, environment
 from benchmarks.overhead_report import OverheadReport, Row, Target
 from benchmarks.pictures import letterboxed, picture_paths

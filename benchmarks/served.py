@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.load import Call
+from benchmarks.closed_loop import Call
 from builder.config_pbtxt import CPU_CONFIG_NAME
 from builder.errors import ServerError
 from builder.server import TritonServer

@@ -1,11 +1,11 @@
-"""benchmarks.load with real threads."""
+"""benchmarks.closed_loop with real threads."""
 
 import threading
 import time
 
 import pytest
 
-from benchmarks.load import measure
+from benchmarks.closed_loop import measure
 
 
 def test_every_caller_has_one_call_under_way_and_its_own_first_picture():

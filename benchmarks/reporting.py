@@ -1,0 +1,83 @@
+"""What the commands share: arguments of a number, where figures are written, and how they are reported."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from builder.errors import SpecError
+
+TARGET_MISSED = 3
+
+
+def add_reporting(command: argparse.ArgumentParser, *, repeats: int) -> None:
+    """``--repeats``, ``--json`` and ``--check``."""
+    add = command.add_argument
+    add("--repeats", type=positive(int), default=repeats, help=f"turns (default: {repeats})")
+    add_output(command)
+
+
+def add_output(command: argparse.ArgumentParser) -> None:
+    """``--json`` and ``--check``."""
+    add = command.add_argument
+    add("--json", type=Path, metavar="FILE", help="write every figure there too")
+    add("--check", action="store_true", help=f"exit code {TARGET_MISSED} where a target is not met")
+
+
+def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The type of an argument: a number of that kind above 0, not infinite."""
+
+    def convert(text: str) -> Any:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+        return value
+
+    # argparse names the type in its message.
+    convert.__name__ = kind.__name__
+    return convert
+
+
+def count(text: str) -> int:
+    """The type of an argument: a whole number from 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text}")
+    return int(text)
+
+
+class Report(Protocol):
+    """What every benchmark gives."""
+
+    @property
+    def all_met(self) -> bool:
+        """Whether every target is met."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+
+    def to_text(self) -> str:
+        """What is printed."""
+
+
+def reported(arguments: argparse.Namespace, measure: Callable[[], Report]) -> int:
+    """Measure, print, and write ``--json`` where it was asked for."""
+    path: Path | None = arguments.json
+    if path and not path.parent.is_dir():
+        raise SpecError(f"--json {path}: expected the folder {path.parent}, found none; make it, or name another")
+    report = measure()
+    print(report.to_text())
+    if path:
+        try:
+            path.write_text(json.dumps(report.to_json(), indent=2) + "\n")
+        except OSError as e:
+            raise SpecError(f"--json {path}: cannot be written: {e.strerror}; the figures are above") from e
+    return TARGET_MISSED if arguments.check and not report.all_met else 0
+
+
+def progress(line: str) -> None:
+    """A line for those who wait; what is printed on stdout are the figures."""
+    print(line, file=sys.stderr, flush=True)
