@@ -1,0 +1,1 @@
+"""How a served model behaves under load: throughput against latency, and where the time goes."""
