@@ -9,9 +9,11 @@ from collections.abc import Iterable, Sequence
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1b2127;--dim:#5a6570;--paper:#fff;--soft:#f3f5f7;--line:#d5dbe1;
---ref:#1d5fbf;--cand:#c2500a;--good:#17753a;--bad:#b3201f}
+--ref:#1d5fbf;--cand:#c2500a;--good:#17753a;--bad:#b3201f;
+--c0:#1d5fbf;--c1:#c2500a;--c2:#0f7b6c;--c3:#8a3fa0;--c4:#8a6d00;--c5:#5a6570}
 @media (prefers-color-scheme:dark){:root{--ink:#e4e8ec;--dim:#9aa5b1;--paper:#14181c;--soft:#1e242a;--line:#39424c;
---ref:#78aef5;--cand:#f59a55;--good:#57c785;--bad:#ff8078}}
+--ref:#78aef5;--cand:#f59a55;--good:#57c785;--bad:#ff8078;
+--c0:#78aef5;--c1:#f59a55;--c2:#4fc7b4;--c3:#d297e6;--c4:#d9bc4a;--c5:#9aa5b1}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
 main{max-width:74rem;margin:0 auto;padding:1.5rem 1rem 3rem}
@@ -52,6 +54,28 @@ polyline.cand{stroke:var(--cand);stroke-dasharray:5 3}
 .stem.chosen circle{fill:var(--cand);stroke:var(--cand)}
 .key{color:var(--ink);padding-left:2.1rem;background:linear-gradient(var(--ref),var(--ref)) 0 55%/1.7rem 2px no-repeat}
 .key.cand{background-image:repeating-linear-gradient(90deg,var(--cand) 0 5px,transparent 5px 8px)}
+.chart{margin:.8rem 0 1.2rem}
+.chart svg{font-size:12px}
+.chart .wide>svg[role=img]{min-width:34rem}
+.panels .chart .wide>svg[role=img]{min-width:0}
+.legend{display:flex;flex-wrap:wrap;gap:.1rem 1.2rem;list-style:none;margin:0 0 .3rem;padding:0}
+.legend li{display:flex;align-items:center;gap:.45rem}
+svg.swatch{width:34px;height:14px;flex:none}
+.grid{stroke:var(--line);fill:none}
+.s0{color:var(--c0)}.s1{color:var(--c1)}.s2{color:var(--c2)}.s3{color:var(--c3)}.s4{color:var(--c4)}.s5{color:var(--c5)}
+path.marker{fill:currentColor;stroke:var(--paper);stroke-width:1}
+rect[class^=s]{fill:currentColor;print-color-adjust:exact}
+polyline[class^=s]{stroke:currentColor}
+polyline.s1{stroke-dasharray:7 4}
+polyline.s2{stroke-dasharray:2 3}
+polyline.s3{stroke-dasharray:9 3 2 3}
+polyline.s4{stroke-dasharray:14 4}
+polyline.s5{stroke-dasharray:4 6}
+.hatch{stroke:var(--paper);stroke-width:1.3;fill:none}
+.mark{stroke:var(--dim);stroke-dasharray:1 3;fill:none}
+.whisker{stroke:var(--ink);stroke-width:1.3;fill:none}
+.halo{paint-order:stroke;stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}
+text.over{fill:var(--bad)}
 .panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(13rem,1fr));gap:1rem}
 figure{margin:0}
 figcaption{overflow-wrap:anywhere}
