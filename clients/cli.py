@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         ("stream", "cameras, videos and folders, many at once"),
         ("models", "what a server has; load, unload and switch versions"),
         ("gateway", "offer a served detector over GraphQL to programs that have no gRPC"),
+        ("keepwarm", "a light request every so often, so that the next real one finds the server warm"),
     ):
         room = importlib.import_module(f"clients.{name}_command")
         command = commands.add_parser(name, help=summary)
