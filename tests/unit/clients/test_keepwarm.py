@@ -43,9 +43,8 @@ def test_once_without_a_server_is_one_line_and_code_1(capsys: pytest.CaptureFixt
 def test_each_server_is_tried_though_the_one_before_it_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     urls = [NOBODY, "http://127.0.0.1:9"]
     assert main(["keepwarm", "--model", "m", "--once", *(part for url in urls for part in ("--url", url))]) == 1
-    assert [
-        f"no server at {url} " in line for url, line in zip(urls, capsys.readouterr().err.splitlines(), strict=True)
-    ]
+    lines = capsys.readouterr().err.splitlines()
+    assert all(f"error: no server at {url} " in line for url, line in zip(urls, lines, strict=True))
 
 
 def test_an_address_that_can_never_be_one_ends_it_at_once(capsys: pytest.CaptureFixture[str]) -> None:
