@@ -1,0 +1,1 @@
+"""From a process that starts to requests as fast as they get: cold start, warmup, switching, idling."""

@@ -1,0 +1,75 @@
+"""``python -m benchmarks coldstart``: arguments in, a table and a page out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.reporting import Report, add_reporting, positive, progress, reported
+from builder.console import DEFAULT_REPOSITORY
+from builder.errors import SpecError
+
+HELP = "the first requests after a start, with warmup and without, after a switch and after idling"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add = parser.add_argument
+    add(
+        "--model",
+        action="append",
+        required=True,
+        metavar="NAME",
+        help="a model of the repository, served by its configs/cpu.pbtxt; given twice or more, switching is measured",
+    )
+    add("--repository", type=Path, default=DEFAULT_REPOSITORY)
+    add("--images", type=Path, nargs="+", default=(), help="pictures, cycled (default: the two of Ultralytics)")
+    add("--requests", type=positive(int), default=60, help="after each start, 20 or more (default: 60)")
+    add("--idle-s", type=_seconds, default=60.0, metavar="S", help="how long to idle; 0 leaves it out (default: 60)")
+    add(
+        "--keepwarm-s",
+        type=positive(float),
+        metavar="S",
+        help="idle also with python -m clients keepwarm beside it, every so often, and say whether it helps",
+    )
+    add("--html", type=Path, metavar="FILE", help="write a page with the latency by request number")
+    add_reporting(parser, repeats=5)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and report; the exit code."""
+    from benchmarks.coldstart.measure import ColdstartOptions, measure_coldstart
+    from benchmarks.coldstart.page import page
+
+    html: Path | None = arguments.html
+    if html and not html.parent.is_dir():
+        raise SpecError(f"--html {html}: expected the folder {html.parent}, found none; make it, or name another")
+    options = ColdstartOptions(
+        models=tuple(arguments.model),
+        repository=arguments.repository,
+        images=tuple(arguments.images),
+        repeats=arguments.repeats,
+        requests=arguments.requests,
+        idle_s=arguments.idle_s,
+        keepwarm_s=arguments.keepwarm_s,
+    )
+
+    def measure() -> Report:
+        report = measure_coldstart(options, arguments.argv, progress)
+        if html:
+            try:
+                html.write_text(page(report))
+            except OSError as e:
+                # The figures are worth more than their page.
+                progress(f"--html {html}: cannot be written: {e.strerror}")
+        return report
+
+    return reported(arguments, measure)
+
+
+def _seconds(text: str) -> float:
+    """0 or more, not infinite."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected seconds from 0, got {text}")
+    return value
