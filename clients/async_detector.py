@@ -10,6 +10,7 @@ from clients.detections import Detections
 from clients.images import ImageSource
 from clients.many import AnyIterable, AsyncResults
 from clients.options import DEFAULT_OPTIONS, ConnectionOptions
+from clients.pace import Pace
 from clients.selection import EVERYTHING, Selection
 from clients.sending import Send, session_for
 from clients.session import DEFAULT_CONFIDENCE, DEFAULT_TIMEOUT_S
@@ -119,16 +120,22 @@ class AsyncDetector:
     ) -> AsyncResults[ImageSource, Detections]:
         """Find objects in any number of images, each a request of its own: ``async for`` gives results in their order.
 
-        ``in_flight`` requests run side by side; by default as many as keep the server's batcher full. Where an image
+        ``in_flight`` requests run side by side; by default as many as keep the server's batcher full, and fewer while
+        its queue refuses some, which are sent again within their time. Where an image
         failed, ``anext`` raises its error, and the ``anext`` after it goes on; see :class:`clients.many.AsyncResults`.
         """
         transport, session = self._connected(), self._session.keeping(selection)
 
         async def detect(image: ImageSource, index: int) -> Detections:
-            return await transport.run(session.detect(transport.dialect, image, confidence, priority, index))
+            steps = session.detect_one_of_many(
+                transport.dialect, image, confidence, priority=priority, index=index, pace=pace
+            )
+            return await transport.run(steps)
 
         session.check(confidence, priority)
-        return AsyncResults(detect, images, session.in_flight(in_flight))
+        most = session.in_flight(in_flight)
+        pace = Pace(most)
+        return AsyncResults(detect, images, most, pace)
 
     async def close(self) -> None:
         """Close the connection."""

@@ -10,6 +10,7 @@ from clients.detections import Detections
 from clients.images import ImageSource
 from clients.many import Results
 from clients.options import DEFAULT_OPTIONS, ConnectionOptions
+from clients.pace import Pace
 from clients.selection import EVERYTHING, Selection
 from clients.sending import Send, session_for
 from clients.session import DEFAULT_CONFIDENCE, DEFAULT_TIMEOUT_S
@@ -127,18 +128,23 @@ class Detector:
     ) -> Results[ImageSource, Detections]:
         """Find objects in any number of images, each a request of its own, and give the results in their order.
 
-        ``in_flight`` requests run side by side; by default as many as keep the server's batcher full. ``images`` is
-        read as results are asked for, so it may be endless. Where an image failed, ``next`` raises its error, and the
+        ``in_flight`` requests run side by side; by default as many as keep the server's batcher full, and fewer while
+        its queue refuses some, which are sent again within their time. ``images`` is read as results are asked for, so
+        it may be endless. Where an image failed, ``next`` raises its error, and the
         ``next`` after it goes on; see :class:`clients.many.Results`.
         """
         session = self._session.keeping(selection)
 
         def detect(image: ImageSource, index: int, cancellation: Cancellation) -> Detections:
-            steps = session.detect(self._transport.dialect, image, confidence, priority, index)
+            steps = session.detect_one_of_many(
+                self._transport.dialect, image, confidence, priority=priority, index=index, pace=pace
+            )
             return self._transport.run(steps, cancellation)
 
         session.check(confidence, priority)
-        return Results(detect, images, session.in_flight(in_flight))
+        most = session.in_flight(in_flight)
+        pace = Pace(most)
+        return Results(detect, images, most, pace)
 
     def close(self) -> None:
         """Close the connection; with shared memory, wait for the server to give that back, for 5 s at most."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from itertools import islice
 from types import TracebackType
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from clients.batches import check_several
+from clients.pace import Pace
 from clients.transport import Cancellation, CancelledByCallerError
 
 S = TypeVar("S")
@@ -20,25 +21,34 @@ AnyIterable: TypeAlias = "Iterable[S] | AsyncIterable[S]"
 
 
 class Results(Iterator[T], Generic[S, T]):
-    """The answers to ``sources``, in their order, with at most ``in_flight`` of them under way.
+    """The answers to ``sources``, in their order, with at most ``in_flight`` of them under way, or as ``pace`` allows.
 
-    Sources are taken in the thread that asks for results, one by one, and never more than ``in_flight`` ahead of the
-    result that was asked for last; nothing happens before the first is asked for. Where an image failed, ``next``
-    raises its error, and the ``next`` after it goes on with the image after it; a ``for`` loop ends at the first error.
-    Where the source itself fails, its error comes after the results of what it gave, and is the end.
+    Sources are taken in the thread that asks for results, one by one, and never more than twice ``in_flight`` ahead of
+    the result that was asked for last; nothing happens before the first is asked for. So a request that takes longer
+    than those after it does not leave the server without work. Where an image failed, ``next`` raises its error, and
+    the ``next`` after it goes on with the image after it; a ``for`` loop ends at the first error. Where the source
+    itself fails, its error comes after the results of what it gave, and is the end.
 
     ``close``, the end of a ``with`` block, or the end of the last reference ends what is on its way.
     """
 
-    def __init__(self, detect: Callable[[S, int, Cancellation], T], sources: Iterable[S], in_flight: int) -> None:
+    def __init__(
+        self,
+        detect: Callable[[S, int, Cancellation], T],
+        sources: Iterable[S],
+        in_flight: int,
+        pace: Pace | None = None,
+    ) -> None:
         """Prepare; ``detect`` is called in threads, with a source and its index."""
         check_several(sources)
         _check_in_flight(in_flight)
         self._detect = detect
         self._sources = iter(sources)
-        self._in_flight = in_flight
+        self._ahead = 2 * in_flight
+        self._pace = pace or Pace(in_flight)
         self._cancellation = Cancellation()
         self._threads = ThreadPoolExecutor(in_flight, thread_name_prefix="detect_many")
+        self._under_way = _UnderWay()
         self._pending: deque[Future[T]] = deque()
         self._taken = 0
         self._source_error: Exception | None = None
@@ -48,12 +58,19 @@ class Results(Iterator[T], Generic[S, T]):
         # One in for one out, and more only while there is nothing to hand out: a camera that gives a frame now and then
         # must not hold back the results of those before.
         asked = False
-        while self._has_room() and not (asked and self._pending[0].done()):
-            self._take_source()
-            asked = True
-        if self._pending:
+        while True:
+            with self._under_way.changed:
+                self._under_way.changed.wait_for(lambda: self._has_room() or self._is_due() or not self._pending)
+                takes = self._has_room() and not (asked and self._is_due())
+                due = self._pending.popleft() if not takes and self._pending else None
+            if takes:
+                self._take_source()
+                asked = True
+                continue
+            if due is None:
+                break
             try:
-                return self._pending.popleft().result()
+                return due.result()
             except (CancelledByCallerError, CancelledError):
                 # Closed by another thread while this one waited.
                 raise StopIteration from None
@@ -64,7 +81,10 @@ class Results(Iterator[T], Generic[S, T]):
         raise StopIteration
 
     def _has_room(self) -> bool:
-        return not self._exhausted and len(self._pending) < self._in_flight
+        return not self._exhausted and self._under_way.count < self._pace.limit and len(self._pending) < self._ahead
+
+    def _is_due(self) -> bool:
+        return bool(self._pending) and self._pending[0].done()
 
     def _take_source(self) -> None:
         try:
@@ -75,14 +95,22 @@ class Results(Iterator[T], Generic[S, T]):
             self._exhausted, self._source_error = True, error
         else:
             index, self._taken = self._taken, self._taken + 1
-            self._pending.append(self._threads.submit(self._detect, source, index, self._cancellation))
+            with self._under_way.changed:
+                # Another thread may have closed it meanwhile.
+                if not self._exhausted:
+                    self._under_way.count += 1
+                    self._pending.append(self._threads.submit(self._detect, source, index, self._cancellation))
+                    self._pending[-1].add_done_callback(self._under_way.ended)
 
     def close(self) -> None:
         """End what is on its way, and give no more results."""
-        self._exhausted = True
+        with self._under_way.changed:
+            self._exhausted = True
         self._cancellation.cancel()
         self._threads.shutdown(wait=True, cancel_futures=True)
-        self._pending.clear()
+        with self._under_way.changed:
+            self._pending.clear()
+            self._under_way.changed.notify_all()
 
     def __enter__(self) -> Self:
         return self
@@ -99,6 +127,20 @@ class Results(Iterator[T], Generic[S, T]):
             self._threads.shutdown(wait=False, cancel_futures=True)
 
 
+class _UnderWay:
+    """How many requests are; apart from Results, which must not live on because of what is under way."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.changed = threading.Condition()
+
+    def ended(self, _: Future[Any]) -> None:
+        """One less."""
+        with self.changed:
+            self.count -= 1
+            self.changed.notify_all()
+
+
 class AsyncResults(AsyncIterator[T], Generic[S, T]):
     """The same on an event loop; ``sources`` may be an asynchronous iterable, too.
 
@@ -108,14 +150,19 @@ class AsyncResults(AsyncIterator[T], Generic[S, T]):
     """
 
     def __init__(
-        self, detect: Callable[[S, int], Coroutine[Any, Any, T]], sources: AnyIterable[S], in_flight: int
+        self,
+        detect: Callable[[S, int], Coroutine[Any, Any, T]],
+        sources: AnyIterable[S],
+        in_flight: int,
+        pace: Pace | None = None,
     ) -> None:
         """Prepare; ``detect`` is called with a source and its index."""
         check_several(sources)
         _check_in_flight(in_flight)
         self._detect = detect
         self._sources = aiter(sources) if isinstance(sources, AsyncIterable) else _in_turn(sources)
-        self._in_flight = in_flight
+        self._ahead = 2 * in_flight
+        self._pace = pace or Pace(in_flight)
         self._pending: deque[asyncio.Task[T]] = deque()
         self._taking: asyncio.Task[None] | None = None
         self._taken = 0
@@ -129,11 +176,11 @@ class AsyncResults(AsyncIterator[T], Generic[S, T]):
         while True:
             if self._taking is not None and self._taking.done():
                 self._taking = None
-            if self._taking is None and not self._exhausted and len(self._pending) < self._in_flight:
+            if self._taking is None and self._has_room():
                 self._taking = asyncio.create_task(self._take_source())
             if self._pending and self._pending[0].done():
                 return self._pending.popleft().result()
-            waited = {task for task in (self._taking, *islice(self._pending, 1)) if task is not None}
+            waited = {task for task in (self._taking, *self._pending) if task is not None and not task.done()}
             if not waited:
                 break
             # Cancelling whoever waits leaves the result to be asked for again.
@@ -142,6 +189,10 @@ class AsyncResults(AsyncIterator[T], Generic[S, T]):
         if error is not None:
             raise error
         raise StopAsyncIteration
+
+    def _has_room(self) -> bool:
+        under_way = sum(not task.done() for task in self._pending)
+        return not self._exhausted and under_way < self._pace.limit and len(self._pending) < self._ahead
 
     async def _take_source(self) -> None:
         """Start on the next source."""

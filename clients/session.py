@@ -24,12 +24,14 @@ from clients.errors import (
     InferenceError,
     ModelNotFoundError,
     ModelNotReadyError,
+    QueueFullError,
     ServerUnavailableError,
     TlsError,
 )
 from clients.failures import no_answer
 from clients.images import ImageSource, load_decoders
 from clients.options import DEFAULT_OPTIONS, ConnectionOptions
+from clients.pace import Pace
 from clients.selection import EVERYTHING, Selection, class_numbers
 from clients.steps import GrpcCall, HttpCall, Pause, Steps, Work
 from clients.transport import Dialect
@@ -40,6 +42,8 @@ CONNECT_TIMEOUT_S = 5.0
 """For reading the contract, which a healthy server answers at once however long inference takes."""
 DEFAULT_CONFIDENCE = 0.25
 DEFAULT_TIMEOUT_S = 30.0
+FIRST_QUEUE_PAUSE_S = 0.1
+"""At most, before what a queue refused is sent again; more after each refusal."""
 
 
 class Session:
@@ -127,6 +131,29 @@ class Session:
             functools.partial(batch_of_one, image, self.contract, self._pool, priority=priority, index=index)
         )
         return (yield from self._infer(dialect, batch, confidence, deadline))[0]
+
+    def detect_one_of_many(
+        self, dialect: Dialect, image: ImageSource, confidence: float, *, priority: int, index: int, pace: Pace
+    ) -> Steps[Detections]:
+        """One image, sent again while the server's queue refuses it and there is time; ``pace`` is told of both.
+
+        What its queue refuses, for its length or after its time there, the server has not begun.
+        """
+        end = min(self._clock() + self._timeout_s, self._deadline())
+        for failures in itertools.count(1):
+            mark = pace.sends()
+            try:
+                found = yield from self._until(end, self.detect(dialect, image, confidence, priority, index))
+            except QueueFullError:
+                pace.refused(mark)
+                pause_s = self._chance() * min(self._options.retry.longest_pause_s, FIRST_QUEUE_PAUSE_S * failures)
+                if self._options.retry.attempts == 1 or self._clock() + pause_s >= end:
+                    raise
+                yield Pause(pause_s)
+            else:
+                pace.answered()
+                return found
+        raise AssertionError
 
     def detect_batch(
         self, dialect: Dialect, images: Iterable[ImageSource], confidence: float, priority: int

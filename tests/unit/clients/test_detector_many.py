@@ -13,6 +13,7 @@ import pytest
 
 from clients.errors import ImageError
 from clients.many import AsyncResults, Results
+from clients.pace import Pace
 from clients.transport import Cancellation, CancelledByCallerError
 
 
@@ -83,8 +84,47 @@ class TestResults:
         assert taken == []
         for count in range(1, 20):
             next(results)
-            assert len(taken) <= count + 4
+            assert len(taken) <= count + 2 * 4
         results.close()
+
+    def test_slow_request_does_not_hold_up_those_after_it(self) -> None:
+        others_answered = threading.Event()
+
+        def first_last(source: int, index: int, _: Cancellation) -> int:
+            if index == 0:
+                assert others_answered.wait(30)
+            # As many again as are under way at a time.
+            if index == 5:
+                others_answered.set()
+            return 2 * source
+
+        assert list(Results(first_last, range(50), 3)) == [2 * source for source in range(50)]
+
+    def test_slow_request_lets_no_more_than_twice_the_number_be_taken(self) -> None:
+        gate, taken = threading.Event(), []
+
+        def sources() -> Iterator[int]:
+            for source in range(1000):
+                taken.append(source)
+                if len(taken) == 6:
+                    threading.Timer(0.1, gate.set).start()
+                yield source
+
+        def first_last(source: int, index: int, _: Cancellation) -> int:
+            assert index > 0 or gate.wait(30)
+            return source
+
+        with Results(first_last, sources(), 3) as results:
+            assert next(results) == 0
+            assert len(taken) == 6
+
+    def test_pace_limits_what_is_under_way(self) -> None:
+        gate, pace = Gate(), Pace(4)
+        pace.refused(pace.sends())
+        results = Results(gate, range(20), 4, pace)
+        threading.Timer(0.1, gate.open.set).start()
+        assert list(results) == [2 * source for source in range(20)]
+        assert gate.most <= 2
 
     def test_error_comes_at_its_place_and_the_rest_follows(self) -> None:
         def picky(source: int, index: int, _: Cancellation) -> int:
@@ -195,11 +235,44 @@ class TestAsyncResults:
             count = 0
             async for _ in results:
                 count += 1
-                assert len(taken) <= count + 4
+                assert len(taken) <= count + 2 * 3
             assert count == 40
 
         asyncio.run(run())
         assert 1 < most <= 3
+
+    def test_slow_request_does_not_hold_up_those_after_it(self) -> None:
+        async def run() -> list[int]:
+            others_answered = asyncio.Event()
+
+            async def first_last(source: int, index: int) -> int:
+                if index == 0:
+                    await others_answered.wait()
+                if index == 5:
+                    others_answered.set()
+                return 2 * source
+
+            return [found async for found in AsyncResults(first_last, range(50), 3)]
+
+        assert asyncio.run(asyncio.wait_for(run(), 30)) == [2 * source for source in range(50)]
+
+    def test_pace_limits_what_is_under_way(self) -> None:
+        running, most, pace = 0, 0, Pace(4)
+        pace.refused(pace.sends())
+
+        async def detect(source: int, _index: int) -> int:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.001)
+            running -= 1
+            return source
+
+        async def run() -> list[int]:
+            return [found async for found in AsyncResults(detect, range(20), 4, pace)]
+
+        assert asyncio.run(run()) == list(range(20))
+        assert most == 2
 
     def test_result_is_given_while_the_source_waits(self) -> None:
         async def run() -> None:

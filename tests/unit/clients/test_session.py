@@ -29,6 +29,7 @@ from clients.grpc_dialect import GrpcDialect
 from clients.images import ChannelOrder
 from clients.letterbox import letterbox
 from clients.options import ConnectionOptions
+from clients.pace import Pace
 from clients.retry import RetryPolicy
 from clients.session import Session
 from clients.steps import GrpcCall, Pause, RpcStatusError, Step, Steps, Work
@@ -37,6 +38,8 @@ PICTURE = np.zeros((48, 64, 3), np.uint8)
 REFUSED = RpcStatusError("UNAVAILABLE", "failed to connect to all addresses; last error: UNKNOWN: Connection refused")
 LOST = RpcStatusError("UNAVAILABLE", "Socket closed")
 FULL = RpcStatusError("UNAVAILABLE", "[request id: <id_unknown>] Exceeds maximum queue size")
+
+EXPIRED = RpcStatusError("UNAVAILABLE", "[request id: <id_unknown>] Request timeout expired")
 
 Answer = bytes | Exception
 
@@ -118,6 +121,40 @@ def detect(play: Play, **options: Any) -> Detections:
     session, dialect = opened(play, **options)
     found: Detections = play.run(session.detect(dialect, PICTURE, 0.25, 0))
     return found
+
+
+class TestOneOfMany:
+    def detect(self, play: Play, pace: Pace, **options: Any) -> Detections:
+        session, dialect = opened(play, **options)
+        steps = session.detect_one_of_many(dialect, PICTURE, 0.25, priority=0, index=0, pace=pace)
+        found: Detections = play.run(steps)
+        return found
+
+    def test_what_lay_in_the_queue_for_too_long_is_sent_again_and_fewer_at_a_time(self) -> None:
+        play, pace = Play([EXPIRED, EXPIRED, rows_answer()], seconds_per_call=1.0), Pace(16)
+        assert len(self.detect(play, pace)) == 0
+        assert pace.limit == 4
+        assert len(play.calls) == 3
+
+    def test_it_ends_in_the_error_of_the_queue_within_its_time(self) -> None:
+        play = Play([EXPIRED] * 20, seconds_per_call=1.0)
+        with pytest.raises(QueueFullError):
+            self.detect(play, Pace(16), timeout_s=5.0)
+        # A second of it for the contract.
+        assert play.now <= 106.0
+        assert all(call.timeout_s <= 5.0 for call in play.calls)
+
+    def test_policy_of_one_attempt_sends_once(self) -> None:
+        play = Play([EXPIRED, rows_answer()])
+        with pytest.raises(QueueFullError):
+            self.detect(play, Pace(16), retry=RetryPolicy(attempts=1))
+        assert len(play.calls) == 1
+
+    def test_other_errors_of_the_server_are_not_sent_again(self) -> None:
+        play, pace = Play([RpcStatusError("INTERNAL", "the model broke"), rows_answer()]), Pace(16)
+        with pytest.raises(InferenceError, match="the model broke"):
+            self.detect(play, pace)
+        assert (len(play.calls), pace.limit) == (1, 16)
 
 
 class TestRetries:
