@@ -107,7 +107,11 @@ def read_pixels(source: ImageSource) -> Pixels:
         case Pixels():
             return source
         case np.ndarray():
-            return Pixels(_bgr_from_array(source), ChannelOrder.BGR)
+            array_HWC = _bgr_from_array(source)
+            if array_HWC.strides[2] == -1:
+                # An RGB picture with its channels turned round, image[..., ::-1]: as it lies in memory it is no copy.
+                return Pixels(array_HWC[..., ::-1], ChannelOrder.RGB)
+            return Pixels(array_HWC, ChannelOrder.BGR)
         case bytes() | bytearray() | memoryview():
             return _read_encoded(io.BytesIO(source), _name_of(source))
         case str() | os.PathLike():

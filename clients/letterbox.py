@@ -19,6 +19,8 @@ from clients.images import ChannelOrder
 
 GREY = 114
 """What surrounds the picture, as in training."""
+SAMPLED = frozenset({3, 5, 7})
+"""Whole factors by which linear interpolation reads one pixel and no other."""
 
 _scratch = threading.local()
 
@@ -102,19 +104,33 @@ def letterbox(
         if same_size:
             target_HWC[...] = image_HWC
         else:
-            cv2.resize(image_HWC, (width, height), dst=target_HWC, interpolation=cv2.INTER_LINEAR)
+            _resize(image_HWC, target_HWC)
     elif same_size:
         cv2.cvtColor(image_HWC, cv2.COLOR_BGR2RGB, dst=target_HWC)
     elif image_HWC.size > target_HWC.size:
         # Channels are resized one by one, so their order does not matter to the result: swap on the smaller side.
         resized_HWC = _scratch_like(target_HWC.shape)
-        cv2.resize(image_HWC, (width, height), dst=resized_HWC, interpolation=cv2.INTER_LINEAR)
+        _resize(image_HWC, resized_HWC)
         cv2.cvtColor(resized_HWC, cv2.COLOR_BGR2RGB, dst=target_HWC)
     else:
         image_RGB = _scratch_like(image_HWC.shape)
         cv2.cvtColor(image_HWC, cv2.COLOR_BGR2RGB, dst=image_RGB)
-        cv2.resize(image_RGB, (width, height), dst=target_HWC, interpolation=cv2.INTER_LINEAR)
+        _resize(image_RGB, target_HWC)
     return input_HWC, box
+
+
+def _resize(image_HWC: NDArray[np.uint8], out_HWC: NDArray[np.uint8]) -> None:
+    """By linear interpolation, into an array of the size that is wanted."""
+    import cv2
+
+    height, width = out_HWC.shape[:2]
+    factor, rest = divmod(image_HWC.shape[1], width)
+    if not rest and factor in SAMPLED and image_HWC.shape[0] == factor * height:
+        # A full HD frame in 640 pixels, say: the middle of every three is all that has a weight, in half the time.
+        middle_HWC = image_HWC[factor // 2 :, factor // 2 :]
+        cv2.resize(middle_HWC, None, out_HWC, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_NEAREST)
+    else:
+        cv2.resize(image_HWC, (width, height), dst=out_HWC, interpolation=cv2.INTER_LINEAR)
 
 
 def _scratch_like(shape: tuple[int, ...]) -> NDArray[np.uint8]:

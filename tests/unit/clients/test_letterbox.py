@@ -62,6 +62,18 @@ def test_pixels_equal_those_of_ultralytics_at_any_size(
     np.testing.assert_array_equal(batch[[0, 2]], neighbours)
 
 
+@pytest.mark.parametrize("factor", [2, 3, 4, 5, 6, 7, 9])
+@pytest.mark.parametrize("fitted_hw", [(36, 64), (64, 20), (64, 64), (1, 64), (33, 64)])
+@pytest.mark.parametrize("order", ChannelOrder)
+def test_whole_factors_equal_ultralytics(factor: int, fitted_hw: tuple[int, int], order: ChannelOrder) -> None:
+    rgb = noise(fitted_hw[0] * factor, fitted_hw[1] * factor, 3)
+    for size_hw in ((64, 64), (640, 640)):
+        for image in (rgb, rgb[:, :-1], rgb[:-1], np.pad(rgb, ((0, 0), (0, 1), (0, 0)), mode="edge")):
+            given_pixels = image if order is ChannelOrder.RGB else np.ascontiguousarray(image[:, :, ::-1])
+            fitted, _ = letterbox(given_pixels, size_hw, order=order)
+            np.testing.assert_array_equal(fitted, of_ultralytics(np.ascontiguousarray(image), size_hw))
+
+
 @pytest.mark.parametrize("view", [np.s_[::-1], np.s_[:, ::-1], np.s_[::2, ::3], np.s_[:, :, ::-1]])
 @pytest.mark.parametrize("order", ChannelOrder)
 def test_any_view_may_be_given(view: object, order: ChannelOrder) -> None:
