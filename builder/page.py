@@ -30,7 +30,8 @@ ul{margin:.3rem 0 .8rem;padding-left:1.2rem}
 .verdict.failed strong,.over{color:var(--bad)}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;margin:1rem 0}
 dd{margin:0;overflow-wrap:anywhere}
-.wide{overflow-x:auto}
+.wide,pre{overflow-x:auto}
+pre{background:var(--soft);padding:.7rem .9rem;border-radius:6px;font:13px/1.5 ui-monospace,monospace}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.2rem .6rem;text-align:right;white-space:nowrap}
 th{font-weight:600;color:var(--dim)}

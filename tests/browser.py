@@ -80,7 +80,7 @@ def open_page(
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     # Chromium's sandbox does not start as root, as in a container; the page is one that this project wrote.
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     session = webdriver.Chrome(options=options, service=Service(executable_path=driver))
