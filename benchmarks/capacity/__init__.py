@@ -1,0 +1,1 @@
+"""How many GPUs of each kind a fleet of cameras needs, what binds them, and what happens when something goes wrong."""

@@ -1,0 +1,162 @@
+"""The plan as it is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.capacity.bounds import COMPUTE, LATENCY, MEMORY, PCIE
+from benchmarks.capacity.formulas import BUS_SHARE, HOURS_A_MONTH, worked_out
+from benchmarks.capacity.known_cases import error_lines
+from benchmarks.capacity.plan import CapacityPlan, KindPlan
+from benchmarks.capacity.request import CapacityRequest
+from benchmarks.capacity.server_model import Source
+from benchmarks.capacity.simulation import PERCENTILES, Scenario, pinned
+from benchmarks.tables import table
+from builder.memory import KEPT_FREE
+
+
+def to_text(plan: CapacityPlan) -> str:
+    """Everything, the decision at the end."""
+    blocks = ["\n".join(head(plan.request)), table(["", *(kind.kind.name for kind in plan.kinds)], kind_rows(plan))]
+    blocks.append("\n".join(line for kind in plan.kinds for line in formula_lines(plan.request, kind)))
+    blocks += [table(scenario_header(plan.request, kind), scenario_rows(kind)) for kind in plan.kinds if kind.outcomes]
+    return "\n\n".join([*blocks, "\n".join(notes(plan)), "\n".join(decision(plan))])
+
+
+def head(request: CapacityRequest) -> list[str]:
+    """What was asked for."""
+    gbit_per_s = request.images_per_s * request.bytes_per_frame * 8 / 1e9
+    return [
+        f"{request.streams} cameras x {request.fps:g} frames/s = {request.images_per_s:g} images/s, "
+        f"{request.images_per_s * request.peak:g} at the daily peak",
+        f"goal: {request.percentile} % of the frames are answered within {request.sla_ms:g} ms; redundancy "
+        f"{request.redundancy:g}",
+        f"{request.bytes_per_frame / 1e6:.2f} MB a frame and its answer: {gbit_per_s:.1f} Gbit/s into the servers and "
+        "over their buses",
+    ]
+
+
+def kind_rows(plan: CapacityPlan) -> list[list[str]]:
+    """A line for each figure, a column for each kind."""
+    rows: list[tuple[str, Callable[[KindPlan], str]]] = [
+        ("figures", lambda kind: kind.sized.server.source),
+        ("largest batch", lambda kind: str(kind.sized.bounds.batch)),
+        ("instances", lambda kind: str(kind.sized.server.instances)),
+        ("one image alone, ms", lambda kind: f"{kind.sized.bounds.alone_ms:.1f}"),
+        ("at full load, ms", lambda kind: f"{kind.sized.bounds.full_load_ms:.1f}"),
+        *((f"images/s by {name}", _by(name)) for name in (COMPUTE, MEMORY, PCIE, LATENCY)),
+        ("what binds", lambda kind: kind.sized.bounds.binds),
+        ("GPUs by the formula", lambda kind: _or_none(kind.sized.gpus)),
+    ]
+    if any(kind.sized.gpus_range for kind in plan.kinds):
+        rows.append(("  off as the known cases", _range))
+    rows.append(("GPUs with which the goal holds", lambda kind: _or_none(kind.gpus_that_hold)))
+    if any(kind.kind.price_per_hour for kind in plan.kinds):
+        rows.append(("price per stream and month", _price))
+    return [[name, *map(cell, plan.kinds)] for name, cell in rows]
+
+
+def formula_lines(request: CapacityRequest, kind: KindPlan) -> list[str]:
+    """The formula worked out, and why no number will do where none does."""
+    lines = []
+    if kind.sized.gpus is not None:
+        rate = kind.sized.bounds.images_per_s
+        streams = request.streams / kind.sized.gpus
+        lines.append(
+            f"{kind.kind.name}: {worked_out(request.images_per_s, rate, request.redundancy)} "
+            f"{'GPU' if kind.sized.gpus == 1 else 'GPUs'}, {streams:.1f} streams each; {kind.sized.bounds.binds} binds"
+        )
+    if kind.why_not:
+        lines.append(f"{kind.kind.name}: the goal is not met: {kind.why_not}")
+    elif kind.missed:
+        lines.append(f"{kind.kind.name}: with {kind.sized.gpus} it is missed in: {', '.join(kind.missed)}")
+    return lines
+
+
+def scenario_header(request: CapacityRequest, kind: KindPlan) -> list[str]:
+    """The names of the columns of ``scenario_rows``."""
+    percentiles = [f"p{percent} ms" for percent in PERCENTILES]
+    counts = ["frames", "refused", "lost"]
+    return [f"{kind.planned} x {kind.kind.name}", "serve", *percentiles, *counts, f"in {request.sla_ms:g} ms", "goal"]
+
+
+def scenario_rows(kind: KindPlan) -> list[list[str]]:
+    """What becomes of the frames in each scenario."""
+    rows = []
+    for scenario, outcome in kind.outcomes.items():
+        latency = outcome.latency_ms or {}
+        told = [f"{latency[percent]:.1f}" if percent in latency else "-" for percent in PERCENTILES]
+        verdict = ("holds" if outcome.holds else "missed") if scenario.judged else "-"
+        counts = [str(count) for count in (outcome.frames, outcome.refused, outcome.lost)]
+        rows.append([scenario, str(outcome.gpus), *told, *counts, f"{outcome.within:.2%}", verdict])
+    return rows
+
+
+def notes(plan: CapacityPlan) -> list[str]:
+    """How the figures came about, and how far they can be trusted."""
+    request, sources = plan.request, {kind.sized.server.source for kind in plan.kinds}
+    lines = error_lines() if Source.ESTIMATE in sources else []
+    for kind in plan.kinds:
+        name = kind.kind.name
+        if kind.kind.report is not None:
+            off = f"; run against its points it is off by {kind.report_error}" if kind.report_error else ""
+            lines.append(f"{name}: measured, {kind.kind.origin}{off}.")
+        elif kind.sized.server.source is Source.BY_HAND:
+            shaped = len(kind.sized.server.service_s) > 1
+            how = "batches have the estimate's shape" if shaped else "every image costs 1 / throughput, batched or not"
+            lines.append(f"{name}: the throughput is by hand; {how}, since nothing else is known.")
+    if any(kind.sized.bounds.memory is None and kind.kind.gpu for kind in plan.kinds):
+        lines.append("?: not known without the graph: --model or --weights.")
+    lines.append(
+        f"Memory and buses are planned with {KEPT_FREE:.0%} and {1 - BUS_SHARE:.0%} kept free. At full load a request "
+        "waits for the batch that runs and is computed with the next."
+    )
+    lines.append(
+        f"Simulated: periodic cameras, jitter {request.jitter_ms:g} ms, each pinned to its GPU. {Scenario.LOST}: its "
+        f"cameras are back on the others after {request.reconnect_s:g} s, judged is what comes to those from the loss "
+        f"on. {Scenario.ROLLOUT}: half of the cameras on each, on every GPU at once, with no batch in common."
+    )
+    return lines
+
+
+def decision(plan: CapacityPlan) -> list[str]:
+    """What to buy."""
+    request, meeting = plan.request, [kind for kind in plan.kinds if kind.meets]
+    if not meeting:
+        return [f"No kind meets the goal of {request.sla_ms:g} ms in every scenario."]
+    lines = [_plan_line(request, kind) for kind in meeting]
+    priced = [kind for kind in meeting if kind.price_per_stream_month is not None]
+    if len(priced) > 1:
+        best = min(priced, key=lambda kind: kind.price_per_stream_month or 0.0)
+        lines.append(f"Cheapest: {best.planned} x {best.kind.name}.")
+    return lines
+
+
+def _plan_line(request: CapacityRequest, kind: KindPlan) -> str:
+    assert kind.planned is not None
+    most = max(pinned(request.streams, kind.planned))
+    line = f"Plan: {kind.planned} x {kind.kind.name}, up to {most} streams on each"
+    if kind.kind.price_per_hour is not None:
+        total = kind.kind.price_per_hour * kind.planned * HOURS_A_MONTH
+        line += f", {total:,.0f} a month, {kind.price_per_stream_month:,.2f} a stream"
+    return f"{line} ({kind.sized.server.source})."
+
+
+def _by(bound: str) -> Callable[[KindPlan], str]:
+    def cell(kind: KindPlan) -> str:
+        value = kind.sized.bounds.by_name()[bound]
+        return ("?" if bound == MEMORY and kind.kind.gpu else "-") if value is None else f"{value:,.0f}"
+
+    return cell
+
+
+def _range(kind: KindPlan) -> str:
+    return "-" if kind.sized.gpus_range is None else "{}-{}".format(*kind.sized.gpus_range)
+
+
+def _price(kind: KindPlan) -> str:
+    return "-" if kind.price_per_stream_month is None else f"{kind.price_per_stream_month:,.2f}"
+
+
+def _or_none(count: int | None) -> str:
+    return "none" if count is None else str(count)
