@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test gpu-test check clean
+.PHONY: setup tools demo test gpu-test check clean
 
 setup: $(READY)
 
@@ -20,10 +20,16 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/stubs --constraint constraints.txt tensorrt-stubs
 	@touch $(READY)
 
+# NVIDIA's perf_analyzer, into .venv/tools, where there is none yet.
+tools: $(READY)
+	$(BIN)/python -m benchmarks.perf_tools
+
 demo: $(READY)
 	$(BIN)/python examples/shapes/demo.py
 
 test: $(READY)
+	@# Without a network its tests are skipped, with this reason.
+	@$(BIN)/python -m benchmarks.perf_tools || true
 	$(BIN)/python -m pytest
 
 # What needs a GPU, with a report in benchmarks/reports; without a GPU each of these tests is named as not run.

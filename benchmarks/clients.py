@@ -21,7 +21,7 @@ from benchmarks.closed_loop import measure
 from benchmarks.figures import Spread, ratios
 from benchmarks.instant_model import write_instant_model
 from benchmarks.machine import OtherLoad, environment
-from benchmarks.perf_analyzer import PerfAnalyzer
+from benchmarks.perf_analyzer import ClosedLoop, PerfAnalyzer, Target, find_perf_analyzer
 from benchmarks.pictures import letterboxed, picture_paths
 from benchmarks.restarts import restart_under_load
 from benchmarks.served import grpc_callers, server_version, triton_server
@@ -65,7 +65,7 @@ def measure_clients(options: ClientsOptions, argv: Sequence[str], progress: Prog
         ClientError: tritonserver refused a request.
     """
     model = find_served_model(options.repository, options.model)
-    tool = PerfAnalyzer(options.perf_analyzer, model.contract) if options.perf_analyzer else None
+    tool = find_perf_analyzer(options.perf_analyzer) if options.perf_analyzer else None
     frames = [_full_hd(path) for path in picture_paths(())]
     # What is measured is the work of one core: OpenCV's second thread would spin between two short calls.
     cv2.setNumThreads(1)
@@ -206,9 +206,7 @@ class _Run:
     def _best(self) -> tuple[float, int]:
         """The highest throughput of requests that are ready to be sent."""
         if self.tool:
-            return max(
-                (self.tool.images_per_s(self.server, each, self.options.duration_s), each) for each in CONCURRENCIES
-            )
+            return max((self._with_tool(self.tool, each), each) for each in CONCURRENCIES)
         inputs_PHWC = letterboxed(picture_paths(()), self.model.contract.size_hw)
         best = (0.0, 0)
         for concurrency in CONCURRENCIES:
@@ -216,6 +214,13 @@ class _Run:
                 window = measure(callers, settle_s=self.options.settle_s, duration_s=self.options.duration_s)
             best = max(best, (window.throughput_images_per_s, concurrency))
         return best
+
+    def _with_tool(self, tool: PerfAnalyzer, concurrency: int) -> float:
+        """Images/s of requests of random bytes."""
+        target = Target(url=self.server.grpc_url, model=self.options.model, shape=(*self.model.contract.size_hw, 3))
+        load = ClosedLoop(concurrency=concurrency)
+        window = tool.window(target, load, window_s=self.options.duration_s, warm_up_s=self.options.settle_s)
+        return window.images_per_s
 
     def _many(self, detector: Detector, pictures: Sequence[NDArray[np.uint8]]) -> float:
         """Images/s of one detect_many, between two answers."""

@@ -1,59 +1,247 @@
-"""NVIDIA's perf_analyzer, where there is one: the throughput of requests that are ready to be sent."""
+"""Drives NVIDIA's perf_analyzer: requests that are ready to be sent, by concurrency or by rate.
+
+What counts are the moments at which each request was sent and answered, which it writes down; its own figures are means
+over windows that hold the warm-up. What the server did meanwhile are Triton's own counters.
+"""
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import io
+import json
+import math
+import os
+import re
+import shlex
 import subprocess
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from builder.errors import SpecError
-from builder.server import TritonServer
-from clients.contract import INPUT, Contract
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.load.counters import Statistics
+from benchmarks.load.monitor import Monitor
+from benchmarks.load.points import ClientTimes, ClosedLoop, Load, LoadPoint, OpenLoop
+from benchmarks.load.windows import LoadWindow, point_of
+from benchmarks.perf_tools import INSTALL, NAME, Program, find_program
+from builder.cache import default_root
+from builder.durable import replace_file
+from builder.errors import ServerError, SpecError
+from clients.address import address_from
+from clients.contract import INPUT
 from clients.errors import one_line
 
-THROUGHPUT = "Inferences/Second"
-WINDOWS = 3
-"""Their mean counts, as it comes: on a shared machine, windows that agree within its 10 % may never come."""
-ANY_DEVIATION_PERCENT = 999
+__all__ = ["ClosedLoop", "Load", "OpenLoop", "PerfAnalyzer", "Target", "find_perf_analyzer", "write_input_data"]
+
+_WINDOWS = 3
+"""It ends after the third, since any deviation is within ``_ANY_DEVIATION_PERCENT``: on a shared machine, windows that
+agree within its 10 % may never come. How far repetitions agree is for the report to say."""
+_ANY_DEVIATION_PERCENT = 999
+_WINDOW_STRETCH = 1.2
+"""It adds a fifth to each window that it is asked for."""
+_START_S = 60.0
+"""What it may take beyond its windows."""
+_SEND, _RECEIVE = "Client Send", "Client Recv"
+_NO_ANSWER = "No valid requests recorded"
+_ERROR = re.compile(r"had error: (?:\[request id: [^]]*\] )?(?P<reason>.+)")
+_DELAYED = re.compile(r"(?P<percent>[\d.]+)% of the requests were delayed")
+
+
+class RequestsFailedError(ServerError):
+    """The server answered a request with an error, at which perf_analyzer stops."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """Which model is loaded, and what it is sent."""
+
+    url: str
+    """``grpc://HOST:PORT`` or ``http://HOST:PORT``."""
+    model: str
+    shape: tuple[int, ...]
+    """Of one image, [H, W, 3]."""
+    input_name: str = INPUT
+    data: Path | None = None
+    """A file of ``write_input_data``; None: random bytes."""
+    shared_memory: bool = False
+    """The server reads the input from system shared memory and writes its answer there; perf_analyzer has the server
+    forget every other region before."""
+    batch: int = 1
+    """Images in a request."""
+    server_pid: int | None = None
+    """Of tritonserver, the leader of its session, where it runs on this machine."""
+
+
+def write_input_data(images_PHWC: NDArray[np.uint8], *, input_name: str = INPUT, folder: Path | None = None) -> Path:
+    """A data file of the pictures, which are sent in turn; in the user's cache, named by its content.
+
+    It stays, so that a command line that names it can be run by hand.
+    """
+    steps = [
+        {input_name: {"b64": base64.b64encode(image_HWC.tobytes()).decode(), "shape": list(image_HWC.shape)}}
+        for image_HWC in images_PHWC
+    ]
+    content = json.dumps({"data": steps}).encode()
+    name = f"{hashlib.sha256(content).hexdigest()[:16]}.json"
+    path = (folder or default_root() / "load-inputs") / name
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, content)
+    return path
+
+
+def find_perf_analyzer(given: Path | None = None) -> PerfAnalyzer:
+    """The one that is given, else that on PATH, of ``make tools`` or of its wheel; raises SpecError where none runs."""
+    return PerfAnalyzer(find_program(given))
 
 
 class PerfAnalyzer:
-    """The program, asking for one model over gRPC."""
+    """The program."""
 
-    def __init__(self, executable: Path, contract: Contract) -> None:
+    def __init__(self, program: Program) -> None:
         """Find out its version; raises SpecError where it does not run."""
-        self._executable = executable
-        self._contract = contract
-        said = self._run("--version")
-        self.name = one_line((said.stdout + said.stderr).replace("Perf Analyzer Version", "perf_analyzer"))
+        self._program = program
+        said = self._run([str(program.executable), "--version"], _START_S)
+        text = one_line(said.stdout + said.stderr)
+        if "Perf Analyzer Version" not in text:
+            raise SpecError(f"{program.executable}: expected perf_analyzer, but it says {text[-200:]!r}; {INSTALL}")
+        self.name = text.replace("Perf Analyzer Version", NAME)
 
-    def images_per_s(self, server: TritonServer, concurrency: int, window_s: float) -> float:
-        """With so many requests of one image at a time; raises SpecError where it cannot measure."""
-        height, width = self._contract.size_hw
-        with tempfile.TemporaryDirectory() as folder:
-            report = Path(folder, "report.csv")
-            result = self._run(
-                *("-m", self._contract.model, "-i", "grpc", "-u", server.grpc_url.removeprefix("grpc://")),
-                *("-b", "1", "--shape", f"{INPUT}:{height},{width},3", "--input-data", "random"),
-                *(f"--concurrency-range={concurrency}", "-p", str(round(window_s * 1e3)), "-r", str(WINDOWS)),
-                *("-s", str(ANY_DEVIATION_PERCENT)),
-                *("-f", str(report)),
-            )
-            text = report.read_text() if report.is_file() else ""
-        rows = list(csv.DictReader(io.StringIO(text)))
-        if not rows or THROUGHPUT not in rows[0]:
-            raise SpecError(
-                f"{self._executable} gave no {THROUGHPUT!r}: {one_line(result.stdout + result.stderr)[-300:]}"
-            )
-        return float(rows[0][THROUGHPUT])
+    def command_line(self, target: Target, load: Load, *, seconds: float) -> list[str]:
+        """What measures the load for so long; it can be run by hand."""
+        address = address_from(target.url)
+        environment = self._program.environment
+        shape = ",".join(map(str, target.shape))
+        return [
+            *(["env", *(f"{key}={value}" for key, value in environment.items())] if environment else []),
+            *(str(self._program.executable), "-m", target.model),
+            *("-i", "grpc" if address.is_grpc else "http", "-u", address.netloc, "-b", str(target.batch)),
+            *(("--input-data", str(target.data)) if target.data else ("--shape", f"{target.input_name}:{shape}")),
+            *(("--shared-memory", "system") if target.shared_memory else ()),
+            *_load_arguments(load),
+            *("-p", str(math.ceil(seconds * 1e3 / _WINDOWS / _WINDOW_STRETCH)), "-r", str(_WINDOWS)),
+            *("-s", str(_ANY_DEVIATION_PERCENT)),
+        ]
 
-    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def measure(
+        self, target: Target, load: Load, *, window_s: float, repeats: int = 1, warm_up_s: float = 1.0
+    ) -> LoadPoint:
+        """So many repetitions of the load, each of a warm-up, which counts nothing, and a window of that length.
+
+        Raises:
+            RequestsFailedError: the server failed a request.
+            ServerError: the server does not answer, or answered nothing in a window.
+        """
+        return point_of(
+            load, [self.window(target, load, window_s=window_s, warm_up_s=warm_up_s) for _ in range(repeats)]
+        )
+
+    def window(self, target: Target, load: Load, *, window_s: float, warm_up_s: float = 1.0) -> LoadWindow:
+        """One repetition; raises what ``measure`` does."""
+        command = self.command_line(target, load, seconds=warm_up_s + window_s)
+        with tempfile.TemporaryDirectory() as folder, Statistics(address_from(target.url)) as server:
+            moments, figures = Path(folder, "moments.json"), Path(folder, "figures.csv")
+            with Monitor(server, target.model, target.server_pid) as monitor:
+                said = self._measured(
+                    [*command, "-f", str(figures), "--profile-export-file", str(moments)],
+                    f"{target.model}, {load}",
+                    timeout_s=_START_S + 2 * (warm_up_s + window_s),
+                )
+            answered = answers_in(moments.read_bytes(), warm_up_s)
+            client_ms = client_times_in(figures.read_text())
+        if not len(answered.latencies_s):
+            raise ServerError(f"{target.model}, {load}: no answer within {window_s:g} s; measure for longer")
+        counters, usage = monitor.between(answered.opens_ns, answered.closes_ns)
+        delayed = _DELAYED.search(said)
+        return LoadWindow(
+            seconds=(answered.closes_ns - answered.opens_ns) / 1e9,
+            batch=target.batch,
+            latencies_s=answered.latencies_s,
+            counters=counters,
+            client_ms=client_ms,
+            usage=usage,
+            delayed_share=float(delayed["percent"]) / 100 if delayed else 0.0,
+        )
+
+    def _measured(self, command: Sequence[str], what: str, timeout_s: float) -> str:
+        """What it says when it is done; raises ServerError where it did not measure."""
+        result = self._run(command, timeout_s)
+        said = result.stdout + result.stderr
+        if result.returncode == 0:
+            return said
+        if _NO_ANSWER in said:
+            raise ServerError(f"{what}: a window in which nothing was answered; measure for longer")
+        failed = _ERROR.search(said)
+        if failed:
+            raise RequestsFailedError(
+                f"{what}: the server failed a request: {one_line(failed['reason'])}; perf_analyzer measures no load "
+                "at which requests fail: load it less, or let it queue more"
+            )
+        raise ServerError(
+            f"{what}: perf_analyzer ended with exit code {result.returncode}: {one_line(said)[-300:]}; its command: "
+            f"{shlex.join(command)}"
+        )
+
+    def _run(self, command: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+        program = self._program
         try:
-            return subprocess.run([self._executable, *arguments], check=False, capture_output=True, text=True)
+            return subprocess.run(
+                command,
+                check=False,
+                capture_output=True,
+                # A refusal may quote what was sent.
+                errors="replace",
+                text=True,
+                timeout=timeout_s,
+                env={**os.environ, **program.environment},
+            )
         except OSError as error:
-            raise SpecError(
-                f"--perf-analyzer {self._executable}: cannot be run ({error.strerror}); leave it out to measure with "
-                "this project's own load"
+            raise SpecError(f"{program.executable}: cannot be run ({error.strerror}); {INSTALL}") from error
+        except subprocess.TimeoutExpired as error:
+            raise ServerError(
+                f"expected perf_analyzer to end within {timeout_s:.0f} s, it did not; does the server answer?"
             ) from error
+
+
+def _load_arguments(load: Load) -> list[str]:
+    if isinstance(load, ClosedLoop):
+        return ["--concurrency-range", str(load.concurrency)]
+    # Its blocking calls are four at a time: more would wait in the client, and the loop would be closed.
+    return ["-a", "--request-rate-range", f"{load.rate_per_s:g}", "--request-distribution", load.distribution]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answers:
+    """The requests that were answered within a window."""
+
+    opens_ns: int
+    closes_ns: int
+    """Of the system's clock."""
+    latencies_s: NDArray[np.float64]
+
+
+def answers_in(moments: bytes, warm_up_s: float) -> Answers:
+    """Of a file of ``--profile-export-file``, without those that were answered during the warm-up."""
+    # The file holds the answers' bytes as they are, which are no UTF-8; every byte is a character of Latin-1.
+    experiment = json.loads(moments.decode("latin-1"))["experiments"][0]
+    edges_ns = experiment["window_boundaries"]
+    times_ns = np.array(
+        [(each["timestamp"], each["response_timestamps"][-1]) for each in experiment["requests"]], np.int64
+    ).reshape(-1, 2)
+    opens_ns, closes_ns = min(edges_ns) + round(warm_up_s * 1e9), max(edges_ns)
+    sent_ns, answered_ns = times_ns.T
+    within = (answered_ns > opens_ns) & (answered_ns <= closes_ns)
+    return Answers(opens_ns=opens_ns, closes_ns=closes_ns, latencies_s=(answered_ns - sent_ns)[within] / 1e9)
+
+
+def client_times_in(figures: str) -> ClientTimes | None:
+    """Of a file of ``-f``, in microseconds there; the warm-up is in these means."""
+    rows = list(csv.DictReader(io.StringIO(figures)))
+    if not rows or not {_SEND, _RECEIVE} <= rows[0].keys():
+        return None
+    return ClientTimes(send=float(rows[0][_SEND]) / 1e3, receive=float(rows[0][_RECEIVE]) / 1e3)

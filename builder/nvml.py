@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,20 +28,61 @@ class NvmlDevice:
     """Such as ``580.65.06``."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GpuUse:
+    """How busy this machine's GPUs are now, whoever keeps them so; None where the driver does not tell."""
+
+    utilization: float | None
+    """The share of the last moments in which a kernel ran, from 0 to 1; the mean of all GPUs."""
+    used_bytes: int | None
+    """Of all GPUs together."""
+
+
+class GpuGauge:
+    """Reads the GPUs' use again and again without connecting to the driver each time; ``close`` it."""
+
+    def __init__(self) -> None:
+        """Connect to the driver; raises NoGpuError as ``read_devices`` does."""
+        self._nvml = _connected()
+        try:
+            self._gpus = [
+                self._nvml.nvmlDeviceGetHandleByIndex(each) for each in range(self._nvml.nvmlDeviceGetCount())
+            ]
+        except self._nvml.NVMLError as e:
+            self.close()
+            raise NoGpuError(f"the NVIDIA driver does not describe its GPUs ({e})") from None
+        if not self._gpus:
+            self.close()
+            raise NoGpuError("the NVIDIA driver lists no GPU")
+
+    def read(self) -> GpuUse:
+        """Now."""
+        busy = [rates.gpu / 100 for rates in self._each(self._nvml.nvmlDeviceGetUtilizationRates)]
+        used = [int(memory.used) for memory in self._each(self._nvml.nvmlDeviceGetMemoryInfo)]
+        return GpuUse(utilization=sum(busy) / len(busy) if busy else None, used_bytes=sum(used) if used else None)
+
+    def close(self) -> None:
+        """Let go of the driver."""
+        self._nvml.nvmlShutdown()
+
+    def _each(self, read: Callable[[Any], Any]) -> list[Any]:
+        """Of those GPUs that tell: not one in MIG mode its utilization, nor a Jetson its memory."""
+        values = []
+        for gpu in self._gpus:
+            try:
+                values.append(read(gpu))
+            except self._nvml.NVMLError:
+                continue
+        return values
+
+
 def read_devices() -> tuple[NvmlDevice, ...]:
     """Every GPU that NVML lists; of a GPU in MIG mode its slices instead.
 
     Raises:
         NoGpuError: nvidia-ml-py, the driver or a GPU is missing, or a GPU is in MIG mode and has no slice.
     """
-    try:
-        nvml: Any = importlib.import_module("pynvml")
-    except ImportError:
-        raise NoGpuError("nvidia-ml-py is not installed (pip install nvidia-ml-py)") from None
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError as e:
-        raise NoGpuError(f"no NVIDIA driver answers ({e})") from None
+    nvml = _connected()
     try:
         handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
         devices = tuple(device for handle in handles for device in _devices(nvml, handle))
@@ -51,6 +93,18 @@ def read_devices() -> tuple[NvmlDevice, ...]:
     if not devices:
         raise NoGpuError("the NVIDIA driver lists no GPU")
     return devices
+
+
+def _connected() -> Any:
+    try:
+        nvml: Any = importlib.import_module("pynvml")
+    except ImportError:
+        raise NoGpuError("nvidia-ml-py is not installed (pip install nvidia-ml-py)") from None
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as e:
+        raise NoGpuError(f"no NVIDIA driver answers ({e})") from None
+    return nvml
 
 
 def _devices(nvml: Any, gpu: Any) -> list[NvmlDevice]:

@@ -17,6 +17,9 @@ from builder.errors import SpecError
 SCHEMA = "load/1"
 PERCENTILES = (50, 90, 95, 99)
 
+MOST_DELAYED = 0.1
+"""The share of requests sent late from which on perf_analyzer itself warns that it did not keep up."""
+
 Distribution = Literal["constant", "poisson"]
 
 
@@ -116,11 +119,18 @@ class LoadPoint:
     """None where perf_analyzer does not tell."""
     failed: int = 0
     """Requests that were answered with an error; they are in none of the other figures."""
+    delayed_share: float = 0.0
+    """Of an open loop's requests, those that were sent later than planned: that wait is in no latency."""
     windows_images_per_s: tuple[float, ...] = ()
     """The throughput of each repetition."""
     windows_latency_ms: tuple[Latencies, ...] = ()
     """The latencies of each repetition."""
     usage: Usage = Usage()
+
+    @property
+    def kept_up(self) -> bool:
+        """Whether the load was what it was to be."""
+        return self.delayed_share <= MOST_DELAYED
 
     @property
     def mean_batch(self) -> float:
@@ -145,6 +155,7 @@ class LoadPoint:
             "batches": {str(size): count for size, count in sorted(self.batches.items())},
             "mean_batch": self.mean_batch,
             "failed": self.failed,
+            "delayed_share": self.delayed_share,
             "windows_images_per_s": list(self.windows_images_per_s),
             "windows_latency_ms": [asdict(each) for each in self.windows_latency_ms],
             "usage": asdict(self.usage),
@@ -161,6 +172,7 @@ class LoadPoint:
             client_ms=_numbers(ClientTimes, value["client_ms"]) if value.get("client_ms") else None,
             batches={int(size): int(count) for size, count in value["batches"].items()},
             failed=int(value.get("failed", 0)),
+            delayed_share=_number(value.get("delayed_share", 0.0)),
             windows_images_per_s=tuple(map(_number, value.get("windows_images_per_s", ()))),
             windows_latency_ms=tuple(_numbers(Latencies, each) for each in value.get("windows_latency_ms", ())),
             usage=Usage(**value.get("usage", {})),
@@ -180,9 +192,11 @@ class LoadReport:
     environment: Mapping[str, str]
 
     def best_within(self, sla_ms: float, percentile: int) -> LoadPoint | None:
-        """The point of the highest throughput whose percentile is within the limit and that failed no request."""
+        """The point of the highest throughput whose percentile is within the limit, that failed nothing and kept up."""
         within = [
-            point for point in self.points if not point.failed and point.latency_ms.percentile(percentile) <= sla_ms
+            point
+            for point in self.points
+            if not point.failed and point.kept_up and point.latency_ms.percentile(percentile) <= sla_ms
         ]
         return max(within, key=lambda point: point.throughput_images_per_s, default=None)
 

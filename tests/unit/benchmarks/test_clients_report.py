@@ -12,9 +12,7 @@ import pytest
 from benchmarks.clients_report import THROUGHPUT_ROW, ClientsReport, Restarts, ThroughputRow, WorkRow
 from benchmarks.figures import Spread
 from benchmarks.instant_model import write_instant_model
-from benchmarks.perf_analyzer import PerfAnalyzer
 from benchmarks.served_model import find_served_model
-from builder.errors import SpecError
 from clients.contract import Contract
 
 RESTARTS = Restarts(
@@ -109,8 +107,3 @@ def test_model_that_answers_at_once_has_the_same_contract(tmp_path: Path) -> Non
     write_instant_model(tmp_path, CONTRACT, np.zeros((5, 6), np.float32))
     (tmp_path / "m" / "1" / "model.onnx").touch()
     assert find_served_model(tmp_path, "m").contract == CONTRACT
-
-
-def test_program_that_is_not_there_is_one_line() -> None:
-    with pytest.raises(SpecError, match=r"cannot be run .*leave it out"):
-        PerfAnalyzer(Path("/nowhere/perf_analyzer"), CONTRACT)
