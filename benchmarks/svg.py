@@ -13,7 +13,7 @@ from builder.page import escaped
 LOOKS = 6
 """Looks of lines and of bars that can be told apart, with or without their colours."""
 WIDE, SMALL = (720, 300), (248, 170)
-_LEFT, _RIGHT, _TOP, _BELOW = 62, 18, 18, 44
+_RIGHT, _TOP, _BELOW = 30, 18, 44
 _CHARACTER = 6.4
 """Width of a letter of the charts' 12 px type, on the safe side."""
 _LONGEST_NAME = 36
@@ -39,7 +39,9 @@ _HATCHES = (
 
 
 def text(x: float, y: float, words: str, anchor: str = "start", kind: str = "") -> str:
-    """A line of text; ``kind`` is a class of the page."""
+    """A line of text, if there is one; ``kind`` is a class of the page."""
+    if not words:
+        return ""
     classes = f' class="{kind}"' if kind else ""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{classes}>{escaped(words)}</text>'
 
@@ -104,6 +106,11 @@ class Frame:
     size: tuple[int, int] = WIDE
 
     @property
+    def left(self) -> int:
+        """Where the x axis begins: right of the y axis' name and numbers."""
+        return 30 + math.ceil(max(map(len, self.y_axis.labels())) * _CHARACTER)
+
+    @property
     def right(self) -> float:
         """Where the x axis ends."""
         return self.size[0] - _RIGHT
@@ -115,7 +122,7 @@ class Frame:
 
     def x(self, value: float) -> float:
         """In the picture's units."""
-        return _LEFT + self.x_axis.part(value) * (self.right - _LEFT)
+        return self.left + self.x_axis.part(value) * (self.right - self.left)
 
     def y(self, value: float) -> float:
         """In the picture's units, downwards."""
@@ -123,10 +130,10 @@ class Frame:
 
     def grid(self, x_label: str, y_label: str) -> str:
         """Both axes with their ticks and names."""
-        lines, words = [f"M{_LEFT},{self.bottom}H{self.right}"], []
+        lines, words = [f"M{self.left},{self.bottom}H{self.right}"], []
         for tick, name in zip(self.y_axis.ticks, self.y_axis.labels(), strict=True):
-            lines.append(f"M{_LEFT},{self.y(tick):.1f}H{self.right}")
-            words.append(text(_LEFT - 7, self.y(tick) + 4, name, "end", "scale"))
+            lines.append(f"M{self.left},{self.y(tick):.1f}H{self.right}")
+            words.append(text(self.left - 7, self.y(tick) + 4, name, "end", "scale"))
         reached = 0.0
         for tick, name in zip(self.x_axis.ticks, self.x_axis.labels(), strict=True):
             x, half = self.x(tick), len(name) * _CHARACTER / 2
@@ -137,18 +144,19 @@ class Frame:
                 reached = x + half + 6
         middle = (_TOP + self.bottom) / 2
         turned = f'transform="rotate(-90 13 {middle:g})"'
-        words.append(text((_LEFT + self.right) / 2, self.size[1] - 6, x_label, "middle"))
-        words.append(f'<text x="13" y="{middle:g}" text-anchor="middle" {turned}>{escaped(y_label)}</text>')
+        words.append(text((self.left + self.right) / 2, self.size[1] - 6, x_label, "middle"))
+        if y_label:
+            words.append(f'<text x="13" y="{middle:g}" text-anchor="middle" {turned}>{escaped(y_label)}</text>')
         return f'<path class="grid" d="{"".join(lines)}"/>{"".join(words)}'
 
     def columns(self, named: Sequence[tuple[str, float]], amount: Callable[[float], str]) -> str:
         """A column for each name, side by side over the x axis."""
-        step = (self.right - _LEFT) / len(named)
+        step = (self.right - self.left) / len(named)
         # Names that would run into one another are left out; the pointer tells them.
         every = math.ceil((max(len(name) for name, _ in named) * _CHARACTER + 4) / step)
         drawn, width = [], min(0.76 * step, 34)
         for number, (name, value) in enumerate(named):
-            middle, top = _LEFT + (number + 0.5) * step, self.y(value)
+            middle, top = self.left + (number + 0.5) * step, self.y(value)
             drawn.append(
                 f'<rect class="s0" x="{middle - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" '
                 f'height="{self.bottom - top:.1f}"><title>{escaped(f"{name}: {amount(value)}")}</title></rect>'
@@ -160,18 +168,18 @@ class Frame:
     def across(self, value: float, name: str) -> str:
         """A limit of y, named above its line at the left."""
         y = self.y(value)
-        return f'<path class="limit" d="M{_LEFT},{y:.1f}H{self.right}"/>' + text(
-            _LEFT + 6, y - 5, name, kind="halo over"
+        return f'<path class="limit" d="M{self.left},{y:.1f}H{self.right}"/>' + text(
+            self.left + 6, y - 5, name, kind="halo over"
         )
 
     def told_above(self, name: str) -> str:
         """A limit that lies far above all values."""
-        return text(_LEFT + 6, _TOP + 12, f"{name} ↑", kind="halo over")
+        return text(self.left + 6, _TOP + 12, f"{name} ↑", kind="halo over")
 
     def upright(self, value: float, name: str) -> str:
         """A named value of x."""
         x = self.x(value)
-        is_late = x > (_LEFT + self.right) / 2
+        is_late = x > (self.left + self.right) / 2
         place = (x - 5, "end") if is_late else (x + 5, "start")
         return f'<path class="mark" d="M{x:.1f},{_TOP}V{self.bottom}"/>' + text(
             place[0], _TOP + 10, name, place[1], "halo"
