@@ -96,7 +96,10 @@ def _starts(
     options: ColdstartOptions, models: Sequence[Model], folder: Path, others: Others, progress: Progress
 ) -> list[Start]:
     arrangements = [(model, each) for model in models for each in variants_of(options.repository, model.name)]
-    repositories = {each: write_variant(options.repository, options.models, each, folder) for _, each in arrangements}
+    repositories = {
+        each: write_variant(options.repository, options.models, each, folder)
+        for each in {warmup for _, warmup in arrangements}
+    }
     starts = []
     for turn in range(options.repeats):
         for model, warmup in arrangements:

@@ -28,8 +28,8 @@ def _sections(report: ColdstartReport) -> Iterator[str]:
     for model in report.models:
         yield f"<h2>{escaped(model)}: latency by request number after READY</h2>"
         yield _by_number(report, model)
-    yield "<h2>From the start of the process to READY</h2>"
-    yield _readiness(report)
+        yield "<h3>From the start of the process to READY</h3>"
+        yield _readiness(report, model)
     if report.switches:
         yield "<h2>After a switch</h2>"
         yield _after_a_switch(report)
@@ -58,12 +58,13 @@ def _by_number(report: ColdstartReport, model: str) -> str:
     )
 
 
-def _readiness(report: ColdstartReport) -> str:
+def _readiness(report: ColdstartReport, model: str) -> str:
     rows = []
-    for model, warmup in report.arrangements:
-        ready = [start.ready_s for start in report.of(model, warmup)]
-        rows.append(Row(name=f"{model}, {warmup}", values=[median(ready)], ranges=[(min(ready), max(ready))]))
-    return bar_chart(rows, x_label="seconds", label="seconds from the start of the process until READY")
+    for name, warmup in report.arrangements:
+        if name == model:
+            ready = [start.ready_s for start in report.of(name, warmup)]
+            rows.append(Row(name=str(warmup), values=[median(ready)], ranges=[(min(ready), max(ready))]))
+    return bar_chart(rows, x_label="seconds", label=f"{model}: seconds from the start of the process until READY")
 
 
 def _after_a_switch(report: ColdstartReport) -> str:
