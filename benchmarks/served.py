@@ -25,12 +25,12 @@ from clients.transport import connect
 
 
 @contextlib.contextmanager
-def triton_server(repository: Path, *models: str) -> Iterator[TritonServer]:
-    """A ready tritonserver on free ports of the loopback, with the models' CPU configurations."""
+def triton_server(repository: Path, *models: str, config_name: str = CPU_CONFIG_NAME) -> Iterator[TritonServer]:
+    """A ready tritonserver on free ports of the loopback, with these configurations of the models."""
     http_port, grpc_port, metrics_port = _free_ports(3)
     options = ServerOptions(
         repository=repository,
-        config_name=CPU_CONFIG_NAME,
+        config_name=config_name,
         models=models,
         http_port=http_port,
         grpc_port=grpc_port,
