@@ -100,7 +100,8 @@ def stem_chart(stems: Sequence[Stem], *, limit: float, label: str) -> str:
             f'<text x="{_NAMES + _STEMS + 8}" y="{y + 4:g}">{figure(stem.value, 2)}</text></g>'
         )
     box = f"0 0 {_NAMES + _STEMS + _VALUES} {bottom + 20}"
-    return f'<svg class="stems" viewBox="{box}" role="img" aria-label="{escaped(label)}">{"".join(parts)}</svg>'
+    chart = f'<svg class="stems" viewBox="{box}" role="img" aria-label="{escaped(label)}">{"".join(parts)}</svg>'
+    return f'<div class="wide">{chart}</div>'
 
 
 def _short(name: str) -> str:

@@ -37,6 +37,7 @@ th,td{padding:.2rem .6rem;text-align:right;white-space:nowrap}
 th{font-weight:600;color:var(--dim)}
 th.group{text-align:center;border-bottom:1px solid var(--line)}
 th:first-child,td:first-child{text-align:left;padding-left:0}
+thead tr+tr th:first-child{text-align:right;padding-left:.6rem}
 tbody{border-top:1px solid var(--line)}
 .steps th:nth-child(2),.steps td:nth-child(2){text-align:left;white-space:normal;min-width:14rem}
 svg{display:block;width:100%;height:auto;font:11px system-ui,sans-serif}
@@ -57,8 +58,8 @@ polyline.cand{stroke:var(--cand);stroke-dasharray:5 3}
 .key.cand{background-image:repeating-linear-gradient(90deg,var(--cand) 0 5px,transparent 5px 8px)}
 .chart{margin:.8rem 0 1.2rem}
 .chart svg{font-size:12px}
-.chart .wide>svg[role=img]{min-width:34rem}
-.panels .chart .wide>svg[role=img]{min-width:0}
+.wide>svg[role=img]{min-width:34rem}
+.panels svg[role=img]{min-width:0;max-width:20rem;margin:0 auto}
 .legend{display:flex;flex-wrap:wrap;gap:.1rem 1.2rem;list-style:none;margin:0 0 .3rem;padding:0}
 .legend li{display:flex;align-items:center;gap:.45rem}
 svg.swatch{width:34px;height:14px;flex:none}
@@ -77,7 +78,7 @@ polyline.s5{stroke-dasharray:4 6}
 .whisker{stroke:var(--ink);stroke-width:1.3;fill:none}
 .halo{paint-order:stroke;stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}
 text.over{fill:var(--bad)}
-.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(13rem,1fr));gap:1rem}
+.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(15rem,1fr));gap:1rem}
 figure{margin:0}
 figcaption{overflow-wrap:anywhere}
 .panels figcaption{text-align:center}
@@ -85,7 +86,9 @@ figcaption{overflow-wrap:anywhere}
 .sides{display:grid;grid-template-columns:1fr 1fr;gap:.6rem;margin-top:.3rem}
 .sides img{display:block;width:100%;height:auto}
 .sides p{margin:.1rem 0;text-align:center}
-@media (max-width:40rem){.sides{grid-template-columns:1fr}}
+@media (max-width:40rem){.sides{grid-template-columns:1fr}
+th,td,thead tr+tr th:first-child{padding:.2rem .35rem}
+td:first-child{white-space:normal;overflow-wrap:anywhere;min-width:6rem;padding-left:0}}
 @media print{.pair,.panels figure{break-inside:avoid}}
 """
 

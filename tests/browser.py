@@ -31,6 +31,7 @@ return [...document.querySelectorAll('svg[role=img]')].map(svg => {
           texts: texts.map(each => each.words), outside: outside.map(each => each.words), clashes};
 });
 """
+_PICTURES = "return [...document.images].filter(image => image.naturalWidth > 0).length"
 _SIDEWAYS = "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
 
 
@@ -58,6 +59,8 @@ class Page:
     text: str
     """As a reader sees it."""
     charts: tuple[Chart, ...]
+    pictures: int
+    """Images that it could decode."""
     scrolls_sideways: bool
     """Whether the page as a whole is wider than its window."""
     console: tuple[str, ...]
@@ -96,7 +99,6 @@ def open_page(
             Chart(**{name: tuple(value) if isinstance(value, list) else value for name, value in each.items()})
             for each in found
         )
-        scrolls_sideways = session.execute_script(_SIDEWAYS)
         if screenshot:
             whole = {"format": "png", "captureBeyondViewport": True}
             picture = session.execute_cdp_cmd("Page.captureScreenshot", whole)
@@ -105,7 +107,8 @@ def open_page(
             title=session.title,
             text=session.find_element("tag name", "body").text,
             charts=charts,
-            scrolls_sideways=scrolls_sideways,
+            pictures=session.execute_script(_PICTURES),
+            scrolls_sideways=session.execute_script(_SIDEWAYS),
             console=tuple(entry["message"] for entry in session.get_log("browser")),
         )
     finally:

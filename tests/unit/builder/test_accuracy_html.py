@@ -18,6 +18,7 @@ from builder.dataset import DataImage, DataSplit
 from builder.gate import GateLimits
 from builder.layers import LayerGroup
 from builder.mixed import Mixture, Sensitivity, Step
+from tests.browser import open_page
 
 HOSTILE = "<script>alert('&1')</script>"
 BOX = (20.0, 20.0, 90.0, 90.0)
@@ -159,3 +160,24 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path, write):
     with pytest.raises(OSError, match=r"page\.html"):
         write(tmp_path / "page.html")
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1200, False), (390, True)])
+def test_a_browser_shows_every_chart_and_picture(tmp_path, write, width, dark):
+    write(tmp_path / "page.html", mixture())
+    page = open_page(tmp_path / "page.html", width=width, dark=dark)
+    assert page.console == ()
+    assert not page.scrolls_sideways
+    assert page.title == f"model {HOSTILE}"
+    assert page.pictures == 12
+    stems, *curves = page.charts
+    assert stems.label == "Loss divided by its limit with one group of layers alone in INT8"
+    assert (stems.texts[0], stems.texts[1].startswith("model.4<i>"), stems.texts[-1]) == ("limit", True, "∞")
+    assert {curve.label.removeprefix("Precision and recall of ") for curve in curves} == {
+        "all, the mean",
+        "plain",
+        HOSTILE,
+    }
+    # Two lines; the axes are shared by all curves.
+    assert all(curve.marks >= 2 and curve.height > 100 for curve in curves)
+    assert all(chart.outside == () and chart.clashes == () for chart in page.charts)
