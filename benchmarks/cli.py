@@ -11,12 +11,12 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from benchmarks.reporting import add_output, add_reporting, count, positive, progress, reported
+from benchmarks.reporting import add_output, add_reporting, positive, progress, reported
 from builder.console import DEFAULT_REPOSITORY
 from builder.errors import BuilderError
 from clients.errors import ClientError
 
-ROOMS: tuple[str, ...] = ("coldstart", "capacity")
+ROOMS: tuple[str, ...] = ("coldstart", "diagnose", "capacity")
 """Commands with a package of their own, whose module ``command`` has ``HELP``, ``add_arguments`` and ``run``."""
 
 
@@ -125,21 +125,30 @@ def _add_clients(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--model", required=True, metavar="NAME", help="a model of the repository, served by its configs/cpu.pbtxt")
     add("--repository", type=Path, default=DEFAULT_REPOSITORY)
+    add(
+        "--parts",
+        nargs="+",
+        choices=("work", "throughput", "restarts", "cameras"),
+        default=("work", "throughput", "restarts"),
+        help="what to measure (default: work throughput restarts)",
+    )
     add("--frames", type=positive(int), default=100, help="of each way to send them in each turn (default: 100)")
     add("--duration-s", type=positive(float), default=5.0, help="of each throughput in each turn (default: 5)")
     add("--settle-s", type=positive(float), default=1.0, help="before each, not counted (default: 1)")
-    add(
-        "--kills",
-        type=count,
-        default=20,
-        metavar="N",
-        help="of the server under load; 0 leaves them out (default: 20)",
-    )
+    add("--kills", type=positive(int), default=20, metavar="N", help="of the server under load (default: 20)")
     add(
         "--perf-analyzer",
         type=Path,
         metavar="FILE",
         help="compare with this program's throughput (default: with benchmarks/closed_loop.py)",
+    )
+    add("--cameras", type=positive(int), default=16, metavar="N", help="full HD videos in real time (default: 16)")
+    add("--minutes", type=positive(float), default=10.0, metavar="M", help="of the cameras (default: 10)")
+    add(
+        "--share",
+        type=positive(float),
+        default=0.9,
+        help="of what can be answered, what the cameras give (default: 0.9)",
     )
     add_reporting(command, repeats=3)
 
@@ -222,17 +231,21 @@ def _activations(arguments: argparse.Namespace) -> int:
 
 
 def _clients(arguments: argparse.Namespace) -> int:
-    from benchmarks.clients import ClientsOptions, measure_clients
+    from benchmarks.clients import ClientsOptions, Part, measure_clients
 
     options = ClientsOptions(
         model=arguments.model,
         repository=arguments.repository,
+        parts=frozenset(map(Part, arguments.parts)),
         repeats=arguments.repeats,
         frames=arguments.frames,
         duration_s=arguments.duration_s,
         settle_s=arguments.settle_s,
         kills=arguments.kills,
         perf_analyzer=arguments.perf_analyzer,
+        cameras=arguments.cameras,
+        minutes=arguments.minutes,
+        share=arguments.share,
     )
     return reported(arguments, lambda: measure_clients(options, arguments.argv, progress))
 
