@@ -1,0 +1,1 @@
+"""Training that survives interruption and scales out, on Ultralytics' DetectionTrainer."""

@@ -1,0 +1,18 @@
+"""What the trainer raises for its users; the command line prints it as one line.
+
+BuilderError
+└── TrainingError        a training cannot begin, go on or end
+    └── CheckpointError  a checkpoint cannot be written, read, or is not this run's
+"""
+
+from __future__ import annotations
+
+from builder.errors import BuilderError
+
+
+class TrainingError(BuilderError):
+    """A training cannot begin, go on or end; exit code 1."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint cannot be written or read, or belongs to another run, model or data set; exit code 1."""

@@ -1,0 +1,46 @@
+"""``--devices 0,1`` without torchrun: the same command in a process per device, by torchrun's own agent."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from builder.signals import Interrupted
+
+_SLACK_S = 15
+"""What the processes have beyond their own grace before they are killed."""
+
+
+def launch(argv: Sequence[str], *, processes: int, max_restarts: int, grace_s: float) -> int:
+    """Run ``python -m trainer ARGV`` in ``processes`` processes; their exit code.
+
+    Raises:
+        Interrupted: a signal came; it was passed on, and the processes have left.
+    """
+    import logging
+
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # Its warnings name the processes that a signal was passed on to, and its errors repeat what they have said.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        max_restarts=max_restarts,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        shutdown_timeout=int(grace_s) + _SLACK_S,
+        signals_to_handle="SIGTERM,SIGINT",
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "trainer", *argv)
+    except SignalException as e:
+        raise Interrupted(int(e.sigval)) from e
+    except ChildFailedError as e:
+        code = e.get_first_failure()[1].exitcode
+        return code if code > 0 else 128 - code
+    return 0

@@ -1,0 +1,279 @@
+"""One training from its settings to run.json, in this process; every process of a training runs this."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builder.durable import replace_file
+from builder.errors import BuilderError, SpecError
+from trainer.checkpoints.file import CheckpointMeta, Found, newest_valid, read_checkpoint
+from trainer.checkpoints.writer import CheckpointWriter, Retention
+from trainer.data import TrainData, read_training_data
+from trainer.distribution import Devices, Group, check_devices, parse_devices, this_process
+from trainer.errors import CheckpointError
+from trainer.interruption import Interruption
+from trainer.run_record import versions, write_run_record
+from trainer.settings import TrainSettings, settings_from_json
+
+if TYPE_CHECKING:
+    from trainer.loop import Observer, TrainingLoop
+
+SETTINGS = "settings.json"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """A training that has come to its end."""
+
+    run: Path
+    rows: tuple[Mapping[str, float], ...]
+    """The figures of each epoch, as in results.csv."""
+
+    @property
+    def best(self) -> Path:
+        """The weights of the best validated epoch."""
+        return self.run / "weights" / "best.pt"
+
+
+def train(settings: TrainSettings, *, say: Callable[[str], None], observers: Sequence[Observer] = ()) -> Finished:
+    """Train, or go on where the newest checkpoint that verifies is.
+
+    Raises:
+        BuilderError: the request, the data, the weights or a checkpoint is wrong, or the training cannot go on.
+        Interrupted: a signal came, and the state is saved.
+    """
+    interruption = Interruption(settings.grace_s)
+    interruption.watch()
+    devices = parse_devices(settings.devices)
+    check_devices(devices)
+    process = this_process()
+    if devices.processes not in (1, process.local_world):
+        raise SpecError(
+            f"--devices {settings.devices} is {devices.processes} devices for {process.local_world} processes."
+        )
+    group = Group(process, devices.kind, _index(devices, process.local_rank))
+    try:
+        return _Run(settings, group, interruption, say if process.is_main else _say_nothing, observers).train()
+    finally:
+        group.close()
+
+
+def stored_settings(run: Path) -> TrainSettings | None:
+    """The settings that a run was begun with, of its folder or its newest checkpoint; None where there is no run."""
+    try:
+        return settings_from_json(json.loads((run / SETTINGS).read_bytes()))
+    except FileNotFoundError:
+        pass
+    except (ValueError, TypeError) as e:
+        raise CheckpointError(f"{run / SETTINGS} is damaged ({e}); restore it, or begin another run.") from e
+    found = newest_valid(run / CHECKPOINTS)
+    return settings_from_json(found.meta.arguments) if found else None
+
+
+class _Run:
+    """The parts of one training, put together."""
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        group: Group,
+        interruption: Interruption,
+        say: Callable[[str], None],
+        observers: Sequence[Observer],
+    ) -> None:
+        self._settings, self._group, self._say = settings, group, say
+        self._interruption, self._observers = interruption, observers
+        self._folder = settings.run
+        self._writer = CheckpointWriter(
+            self._folder / CHECKPOINTS, Retention(last=settings.keep_last, every=settings.keep_every)
+        )
+        self._model_hash = ""
+        self._started: Mapping[str, str] = {}
+        self._data: TrainData
+
+    def train(self) -> Finished:
+        """From the settings to run.json."""
+        self._data = self._on_main(lambda: read_training_data(self._settings.data))
+        found = self._on_main(self._find_checkpoint)
+        training = self._prepared()
+        if found is not None:
+            self._go_on(training, found)
+        parts = self._on_main(self._begin_part)
+        try:
+            training.run()
+        finally:
+            self._writer.close(self._settings.grace_s)
+            for failure in self._writer.failures:
+                self._say(f"warning: {failure}")
+        if self._group.process.is_main:
+            self._finish(training, parts)
+        return Finished(run=self._folder, rows=tuple(training.rows))
+
+    def _on_main(self, work: Callable[[], Any]) -> Any:
+        """Do it once, on the main process; every process gets the answer, or its error."""
+        answer: tuple[Any, BuilderError | None] = (None, None)
+        if self._group.process.is_main:
+            try:
+                answer = (work(), None)
+            except BuilderError as e:
+                answer = (None, e)
+        value, error = self._group.from_main(answer)
+        if error is not None:
+            raise error
+        return value
+
+    def _find_checkpoint(self) -> Found | None:
+        folder = self._folder / CHECKPOINTS
+        resume = self._settings.resume or self._group.process.restarts > 0
+        if not resume:
+            return None
+        found = newest_valid(folder)
+        if found is None:
+            self._say(f"{folder} holds no checkpoint: the run begins at its first step")
+            return None
+        for path, reason in found.passed_over:
+            self._say(f"passed over {path.name}: {reason}")
+        if found.meta.data_hash != self._data.hash:
+            raise CheckpointError(
+                f"the data of {self._settings.data} are not those that {found.path} was trained on (names, labels or "
+                f"images differ). Give the same data, or begin another run from --weights of this one."
+            )
+        return found
+
+    def _prepared(self) -> TrainingLoop:
+        import logging
+
+        # Ultralytics looks for a connection when it is imported, and reports to services.
+        os.environ.setdefault("YOLO_OFFLINE", "true")
+        import torch
+        from ultralytics.utils import LOGGER
+
+        LOGGER.setLevel(logging.WARNING)
+        from trainer.freezing import layout_of, stages_of
+        from trainer.loop import TrainingLoop
+        from trainer.seeded_dataset import SETUP_STREAM, seed_all
+        from trainer.snapshot import model_hash
+        from trainer.starting_weights import starting_weights
+
+        settings = self._settings
+        seed_all(SETUP_STREAM, settings.seed)
+        start = starting_weights(
+            weights=settings.weights,
+            model=settings.model,
+            names=self._data.names,
+            allow_partial=settings.allow_partial,
+        )
+        for line in start.report:
+            self._say(line)
+        self._started = start.origin
+        self._model_hash = model_hash(start.module)
+        stages = stages_of(settings.freeze, layout_of(start.module.yaml), settings.epochs)
+        training = TrainingLoop(
+            settings,
+            self._data,
+            start.module,
+            self._group,
+            stages=stages,
+            interruption=self._interruption,
+            save=self._save,
+            save_best=lambda loop: self._write_weights(loop, "best.pt"),
+            say=self._say,
+            observers=self._observers,
+        )
+        # Ultralytics leaves a core to workers that it does not start on a CPU.
+        cores = len(os.sched_getaffinity(0))
+        torch.set_num_threads(settings.threads or max(cores // self._group.process.local_world, 1))
+        training.prepare()
+        return training
+
+    def _go_on(self, training: TrainingLoop, found: Found) -> None:
+        from trainer.snapshot import differences, restore
+
+        state, meta = read_checkpoint(found.path)
+        if meta.model_hash != self._model_hash:
+            raise CheckpointError(
+                f"{found.path} is of another model than {', '.join(self._started.values())}: tensors or class names "
+                "differ. Give the model and data that the run was begun with, or begin another run."
+            )
+        restore(training, state)
+        self._say(
+            f"resumed from {found.path.name}: {meta.step} steps done, epoch {training.position.epoch + 1} of "
+            f"{training.epochs}"
+        )
+        for line in differences(training, {**state, "versions": meta.versions}, versions()):
+            self._say(f"changed: {line}")
+
+    def _begin_part(self) -> int:
+        """Write down how the run was begun; the number of this part of it."""
+        path = self._folder / SETTINGS
+        content = json.loads(path.read_bytes()) if path.exists() and self._settings.resume else {}
+        parts = int(content.get("parts", 0)) + 1
+        begun = content or self._settings.to_json()
+        replace_file(path, (json.dumps({**begun, "resume": False, "parts": parts}, indent=1) + "\n").encode())
+        return parts
+
+    def _save(self, training: TrainingLoop, random_states: list[dict[str, Any]]) -> None:
+        from trainer.snapshot import take
+
+        state = take(training, random_states)
+        meta = CheckpointMeta(
+            run=self._folder.name,
+            epoch=training.position.epoch,
+            step=training.position.epoch * training.order.steps_per_epoch + training.position.step,
+            fitness=None if training.position.step or training.fitness is None else float(training.fitness),
+            data_hash=self._data.hash,
+            model_hash=self._model_hash,
+            versions=versions(),
+            arguments=self._settings.to_json(),
+        )
+        failed = len(self._writer.failures)
+        self._writer.submit(state, meta)
+        for failure in self._writer.failures[failed:]:
+            self._say(f"warning: {failure} The training goes on.")
+
+    def _write_weights(self, training: TrainingLoop, name: str) -> None:
+        from trainer.weights_file import write_weights
+
+        path = self._folder / "weights" / name
+        try:
+            write_weights(
+                path,
+                training.ema.ema.state_dict(),
+                description=training.description(),
+                names=training.data["names"],
+                arguments={**vars(training.args), "data": self._settings.data.name, "save_dir": None},
+                run={"name": self._folder.name, "data_hash": self._data.hash, "epoch": training.epoch + 1},
+                half=self._settings.half,
+            )
+        except OSError as e:
+            self._say(f"warning: {path} was not written: {e.strerror or e}. The training goes on.")
+
+    def _finish(self, training: TrainingLoop, parts: int) -> None:
+        if self._writer.failures and newest_valid(self._folder / CHECKPOINTS) is None:
+            raise CheckpointError(f"the training is done and nothing could be saved: {self._writer.failures[-1]}")
+        self._write_weights(training, "last.pt")
+        path = write_run_record(
+            self._folder,
+            settings=self._settings,
+            data=self._data.to_json(),
+            start=self._started,
+            rows=training.rows,
+            steps=len(training.rows) * training.order.steps_per_epoch,
+            seconds=training.seconds,
+            parts=parts,
+        )
+        self._say(f"{path}\nbuild it: python -m builder build --weights {self._folder / 'weights' / 'best.pt'}")
+
+
+def _index(devices: Devices, local_rank: int) -> int:
+    return devices.indexes[local_rank] if devices.processes > 1 else devices.indexes[0]
+
+
+def _say_nothing(line: str) -> None:
+    """Only the main process speaks."""

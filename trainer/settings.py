@@ -1,0 +1,167 @@
+"""What a training is asked for, as one value that a run's folder and its checkpoints keep."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from builder.errors import SpecError
+
+MANNER = frozenset(
+    {
+        "data", "run", "resume", "devices", "workers_per_device", "threads", "cache", "save_steps", "save_minutes",
+        "grace_s", "keep_last", "keep_every", "max_restarts", "patience", "validate_every",
+    }
+)  # fmt: skip
+"""What may change from one part of a run to the next; everything else is the run itself. The data set may lie elsewhere:
+its hash is compared."""
+TUNABLE = frozenset(
+    {
+        "momentum", "weight_decay", "warmup_epochs", "warmup_momentum", "warmup_bias_lr", "box", "cls", "dfl", "cls_pw",
+        "nbs", "hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr",
+        "bgr", "mosaic", "mixup", "cutmix", "copy_paste", "close_mosaic", "multi_scale", "cos_lr",
+    }
+)  # fmt: skip
+"""Ultralytics' hyperparameters that ``--set NAME=VALUE`` takes."""
+OPTIMIZERS = ("auto", "SGD", "MuSGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop")
+PRECISIONS = ("fp32", "fp16", "bf16")
+LR_SCALES = ("none", "linear", "sqrt")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainSettings:
+    """One training."""
+
+    data: Path
+    """An Ultralytics data.yaml with the splits train and val."""
+    run: Path
+    """The folder that the run writes to."""
+    weights: Path | None = None
+    """A .pt to start from."""
+    model: str | None = None
+    """A model description, where the weights have none or the start is random."""
+    allow_partial: bool = False
+    """Take what fits of weights of another network."""
+    epochs: int = 100
+    batch: int = 16
+    """Images of a step, of all processes together."""
+    imgsz: int = 640
+    """Pixels of the square input's side."""
+    devices: str = "cpu"
+    """``cpu``, GPUs as ``0,1``, or ``cpu,cpu``: a process each."""
+    workers_per_device: int | None = None
+    """Processes that load data, for each process that trains; None: measured."""
+    threads: int | None = None
+    """Threads of each training process on a CPU; None: the cores shared out."""
+    cache: str | None = None
+    """Keep decoded images in ``ram`` or on ``disk``."""
+    seed: int = 0
+    precision: str = "fp32"
+    optimizer: str = "auto"
+    lr0: float | None = None
+    """Learning rate after warm-up; None: Ultralytics' own for the optimizer."""
+    lrf: float = 0.01
+    """The last learning rate as a part of the first."""
+    scale_lr: str = "none"
+    """How the learning rate grows where the batch is larger than the nominal one (nbs, 64)."""
+    freeze: tuple[str, ...] = ()
+    """Stages, see ``trainer.freezing``."""
+    patience: int = 100
+    """Epochs without a better validation after which the training ends; 0: never."""
+    validate_every: int = 1
+    """Epochs from one validation to the next; the last epoch is always validated."""
+    save_steps: int | None = None
+    save_minutes: float | None = 15.0
+    grace_s: float = 30.0
+    """From a signal to the end."""
+    keep_last: int = 3
+    keep_every: int | None = None
+    """Epochs whose checkpoints are kept for good: multiples of it."""
+    max_restarts: int = 0
+    """How often processes that died are started anew."""
+    half: bool = False
+    """Write weights/*.pt in FP16, as Ultralytics does."""
+    resume: bool = False
+    hyperparameters: Mapping[str, float] = field(default_factory=dict)
+    """Ultralytics' own, by name (TUNABLE)."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no training can be.
+
+        Raises:
+            SpecError: a value is out of range, or the start is missing.
+        """
+        for name in ("epochs", "batch", "imgsz", "validate_every", "keep_last"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("workers_per_device", "seed", "patience", "max_restarts"):
+            _at_least(name, getattr(self, name), 0)
+        for name in ("threads", "save_steps", "keep_every"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("lr0", "lrf", "grace_s", "save_minutes"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise SpecError(f"{flag(name)}: expected a finite number above 0, got {value:g}.")
+        if self.imgsz % 32:
+            near = max(32, round(self.imgsz / 32) * 32)
+            raise SpecError(f"--imgsz: expected a multiple of 32 pixels, got {self.imgsz}; the nearest is {near}.")
+        for name, choices in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS), ("scale_lr", LR_SCALES)):
+            if getattr(self, name) not in choices:
+                raise SpecError(f"{flag(name)}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+        if self.cache not in (None, "ram", "disk"):
+            raise SpecError(f"--cache: expected ram or disk, got {self.cache!r}.")
+        if self.lr0 is not None and self.optimizer == "auto":
+            raise SpecError("--lr0 goes with --optimizer: 'auto' chooses both; add, for example, --optimizer AdamW.")
+        if unknown := sorted(set(self.hyperparameters) - TUNABLE):
+            raise SpecError(f"--set {unknown[0]}=…: no such hyperparameter; there are: {', '.join(sorted(TUNABLE))}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; paths as text."""
+        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        values |= {"hyperparameters": dict(self.hyperparameters), "freeze": list(self.freeze)}
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def settings_from_json(values: Mapping[str, Any]) -> TrainSettings:
+    """What ``to_json`` gave; fields of a later release are left out."""
+    known = {each.name for each in dataclasses.fields(TrainSettings)}
+    content = {name: value for name, value in values.items() if name in known}
+    content |= {name: Path(content[name]) for name in ("data", "run", "weights") if content.get(name) is not None}
+    return TrainSettings(**(content | {"freeze": tuple(content.get("freeze", ()))}))
+
+
+def merged(stored: TrainSettings, given: Mapping[str, Any]) -> tuple[TrainSettings, tuple[str, ...]]:
+    """The settings of a run that goes on, and what changes, a line each.
+
+    Raises:
+        SpecError: something given would make it another run.
+    """
+    changes = []
+    for name, value in given.items():
+        before = getattr(stored, name)
+        if before == value or name in ("run", "resume"):
+            continue
+        if name not in MANNER:
+            raise SpecError(
+                f"{flag(name)} {_shown(value)}: the run was begun with {_shown(before)}. Leave it out to go on, or "
+                f"begin another run, for example from --weights {stored.run}/weights/last.pt."
+            )
+        changes.append(f"{flag(name)}: {_shown(value)}, was {_shown(before)}")
+    return dataclasses.replace(stored, **given), tuple(changes)
+
+
+def flag(name: str) -> str:
+    """A setting as the command line calls it."""
+    return "--set" if name == "hyperparameters" else f"--{name.replace('_', '-')}"
+
+
+def _shown(value: object) -> str:
+    return "nothing" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _at_least(name: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise SpecError(f"{flag(name)}: expected a whole number of {least} or more, got {value}.")
