@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from benchmarks.coldstart.client import WarmClient
 from benchmarks.coldstart.figures import TENTH, Alternation, Idling, Start, Switch
 from benchmarks.coldstart.report import ColdstartReport
 from benchmarks.coldstart.scenarios import Model, Others, idle, start, switch_and_alternate
 from benchmarks.coldstart.server import logged_server
-from benchmarks.coldstart.variants import Warmup, variants_of, write_variant
+from benchmarks.coldstart.variants import variants_of, write_variant
 from benchmarks.machine import environment
 from benchmarks.pictures import letterboxed, picture_paths
 from benchmarks.served import server_version
@@ -85,8 +86,9 @@ def _rehearsed(options: ColdstartOptions, model: Model, progress: Progress) -> s
     """Start a server and send it requests, none of which counts: afterwards this process's libraries are warm, and
     tritonserver's and the model's files are in the page cache. The server's version.
     """
-    start(options.repository, model, Warmup.AS_BUILT, options.requests, Others())
     with logged_server(options.repository, (model.name,)) as (server, _):
+        with WarmClient(server.grpc_url, model.contract, model.pictures_PHWC) as client:
+            client.latencies_ms(options.requests)
         version = server_version(server)
     progress("rehearsed: the client is warm, and so are the files")
     return version

@@ -103,20 +103,20 @@ class ServerProcesses:
 
     def cpu_periods(self) -> tuple[int, int] | Missing:
         """Periods of the cgroup's CPU limit so far, and those in which it was reached."""
-        folder = self._cgroup()
+        folder = self._cgroup("cpu")
         if folder is None:
-            return Missing("the server's cgroup (version 2) cannot be read: look at cpu.stat on the host")
+            return Missing("the server's cgroup cannot be read from here: look at its cpu.stat on the host")
+        limit = (_text(folder / "cpu.max") or _text(folder / "cpu.cfs_quota_us")).split()
         stat = dict(line.split() for line in _text(folder / "cpu.stat").splitlines())
-        limit = _text(folder / "cpu.max").split()
-        if "nr_periods" not in stat or not limit or limit[0] == "max":
-            return Missing("no CPU limit is set on the server's own cgroup, so nothing throttles it there")
+        if "nr_periods" not in stat or not limit or limit[0] in ("max", "-1"):
+            return Missing("the server's own cgroup has no CPU limit that could throttle it")
         return int(stat["nr_periods"]), int(stat["nr_throttled"])
 
     def memory_limit_bytes(self) -> int:
         """The cgroup's limit, else the machine's memory."""
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        folder = self._cgroup()
-        limit = _text(folder / "memory.max").strip() if folder else ""
+        folder = self._cgroup("memory")
+        limit = (_text(folder / "memory.max") or _text(folder / "memory.limit_in_bytes")).strip() if folder else ""
         return min(machine, int(limit)) if limit.isdecimal() else machine
 
     def model_bytes(self, versions: dict[str, list[str]]) -> int | Missing:
@@ -139,11 +139,19 @@ class ServerProcesses:
         process = PROC / str(self.pid)
         return process / "root" / path.lstrip("/") if path.startswith("/") else process / "cwd" / path
 
-    def _cgroup(self) -> Path | None:
-        lines = _text(PROC / str(self.pid) / "cgroup").splitlines()
-        names = [line.removeprefix("0::").lstrip("/") for line in lines if line.startswith("0::")]
-        folder = CGROUPS / names[0] if names else None
-        return folder if folder and (folder / "cpu.stat").is_file() else None
+    def _cgroup(self, controller: str) -> Path | None:
+        """Where a controller's files are: version 2 has all in one folder, version 1 a hierarchy for each."""
+        for line in _text(PROC / str(self.pid) / "cgroup").splitlines():
+            number, controllers, path = line.split(":", 2)
+            if controller in controllers.split(","):
+                folder = CGROUPS / controllers / path.lstrip("/")
+            elif number == "0":
+                folder = CGROUPS / path.lstrip("/")
+            else:
+                continue
+            if any(folder.glob(f"{controller}.*")):
+                return folder
+        return None
 
 
 def machine_ticks() -> tuple[int, int, int]:
