@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.capacity.formulas import images_per_s_by_bus
 from benchmarks.capacity.server_model import ServerModel
+from benchmarks.load.points import ClosedLoop, LoadReport
 from builder.memory import GB, KEPT_FREE, MemoryBudget, memory_budget
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ class Bounds:
     full_load_ms: float
     """The latency of that batch at full load."""
     alone_ms: float
-    """Of a single image on an idle GPU."""
+    """Of a single image on an idle GPU; where that was measured, the percentile of the goal."""
 
     @property
     def images_per_s(self) -> float:
@@ -97,6 +99,24 @@ def bounds(
         batch=batch,
         full_load_ms=server.latency_s(batch, delay_s) * 1e3,
         alone_ms=server.alone_s() * 1e3,
+    )
+
+
+def with_measured(found: Bounds, report: LoadReport, sla_ms: float, percentile: int) -> Bounds:
+    """The bounds, never above what the report reached: at its best point, and at its best one within the goal.
+
+    Where one request at a time is already beyond the goal, nothing is within it.
+    """
+    reached = max(point.throughput_images_per_s for point in report.points if not point.failed)
+    within = report.best_within(sla_ms, percentile)
+    single = next((point for point in report.points if point.load == ClosedLoop(concurrency=1)), None)
+    alone_ms = found.alone_ms if single is None else single.latency_ms.percentile(percentile)
+    latency = min(found.latency, reached) if within is None else within.throughput_images_per_s
+    return dataclasses.replace(
+        found,
+        compute=min(found.compute, reached),
+        latency=latency if alone_ms <= sla_ms else 0.0,
+        alone_ms=alone_ms,
     )
 
 

@@ -40,6 +40,7 @@ def _add_goal(parser: argparse.ArgumentParser) -> None:
     add("--peak", type=_from_1, default=1.3, help="rate of the busiest hour / the day's mean (default: 1.3)")
     add("--jitter-ms", type=_from_0, default=5.0, help="standard deviation of a camera's period (default: 5)")
     add("--reconnect-s", type=_from_0, default=1.0, help="until the cameras of a lost GPU have another (default: 1)")
+    add("--frames", type=positive(int), default=40_000, help="simulated of each scenario, about (default: 40000)")
     add("--seed", type=count, default=0, help="of phases and jitter (default: 0)")
 
 
@@ -129,6 +130,7 @@ def _request(arguments: argparse.Namespace) -> CapacityRequest:
         bytes_per_frame=arguments.bytes_per_frame or (CONTRACT_BYTES if graph is None else graph.frame_bytes),
         kinds=kinds,
         graph=graph,
+        frames=arguments.frames,
         seed=arguments.seed,
     )
 

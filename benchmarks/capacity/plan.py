@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.capacity.formulas import price_per_stream_month
+from benchmarks.capacity.from_report import ReportError, error_of
 from benchmarks.capacity.known_cases import known_cases
 from benchmarks.capacity.request import CapacityRequest, Kind
 from benchmarks.capacity.search import fewest_that_hold, most_tried, outcomes_of
-from benchmarks.capacity.server_model import ReportError, error_of
 from benchmarks.capacity.simulation import Fleet, Outcome, Scenario, daily_profile
 from benchmarks.capacity.sizing import Sized, size_kind
 
@@ -52,6 +52,7 @@ class KindPlan:
             "gpu": self.kind.name,
             "source": server.source,
             "report": self.kind.origin or None,
+            "estimate_error": self.sized.estimate_error,
             "report_error": None if self.report_error is None else dataclasses.asdict(self.report_error),
             "service_ms": {str(batch): each * 1e3 for batch, each in sorted(server.service_s.items())},
             "overhead_ms": server.overhead_s * 1e3,
@@ -135,6 +136,7 @@ def _simulated(request: CapacityRequest, sized: KindPlan, gpus: int) -> KindPlan
         peak=request.peak,
         jitter_s=request.jitter_ms / 1e3,
         reconnect_s=request.reconnect_s,
+        frames=request.frames,
         seed=request.seed,
     )
     outcomes = outcomes_of(fleet)

@@ -55,6 +55,8 @@ class CapacityRequest:
     """Over the bus, in and out."""
     kinds: tuple[Kind, ...]
     graph: Graph | None
+    frames: int
+    """That are simulated of each scenario, about."""
     seed: int = 0
 
     @property

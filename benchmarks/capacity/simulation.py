@@ -28,7 +28,6 @@ MOST_SERVERS = 48
 FEWEST_STREAMS = 256
 """A smaller fleet is simulated several times, with other phases: few cameras may take turns, or collide, by chance."""
 FRAMES = 40_000
-"""Of a scenario, about: its duration follows from it."""
 LONGEST_S, SHORTEST_S, FEWEST_PERIODS = 20.0, 2.0, 20
 HOURS, PEAK_HOUR, LEAST_FACTOR = 24, 15, 0.1
 PERCENTILES = (50, 90, 95, 99)
@@ -69,11 +68,13 @@ class Fleet:
     jitter_s: float = 0.005
     reconnect_s: float = 1.0
     """Until the cameras of a lost GPU send to another."""
+    frames: int = FRAMES
+    """Of a scenario, about: how long it is simulated follows from it."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Check the bounds; raises ValueError."""
-        if min(self.streams, self.gpus) < 1 or min(self.fps, self.sla_s) <= 0 or self.peak < 1:
+        if min(self.streams, self.gpus, self.frames) < 1 or min(self.fps, self.sla_s) <= 0 or self.peak < 1:
             raise ValueError(f"expected streams, GPUs, a rate, a goal and a peak from 1, got {self}")
 
 
@@ -121,23 +122,23 @@ def pinned_after_loss(streams: int, gpus: int) -> list[tuple[int, int]]:
     return [(had[gpu], gets[gpu]) for gpu in survivors]
 
 
-def simulate_scenario(fleet: Fleet, scenario: Scenario, *, frames: int = FRAMES) -> Outcome:
-    """What becomes of the frames of a fleet; about ``frames`` of them are simulated."""
+def simulate_scenario(fleet: Fleet, scenario: Scenario) -> Outcome:
+    """What becomes of the frames of a fleet."""
     if scenario is Scenario.LOST:
-        return _with_loss(fleet, frames)
+        return _with_loss(fleet)
     factor = fleet.peak if scenario is Scenario.PEAK else 1.0
-    return _steady(replace(fleet, fps=fleet.fps * factor), _SERVED[scenario], frames)
+    return _steady(replace(fleet, fps=fleet.fps * factor), _SERVED[scenario])
 
 
-def daily_profile(fleet: Fleet, *, frames: int = FRAMES) -> list[tuple[float, Outcome]]:
-    """For each hour the load as a factor of the mean, and the outcome.
+def daily_profile(fleet: Fleet) -> list[tuple[float, Outcome]]:
+    """For each hour the load as a factor of the mean, and the outcome, of a quarter of the frames.
 
     factor(h) = 1 + (peak - 1) cos(2 pi (h - PEAK_HOUR) / 24), and no less than ``LEAST_FACTOR``.
     """
     angles = [2 * math.pi * (hour - PEAK_HOUR) / HOURS for hour in range(HOURS)]
     factors = [round(max(LEAST_FACTOR, 1 + (fleet.peak - 1) * math.cos(angle)), 6) for angle in angles]
     by_factor = {
-        factor: _steady(replace(fleet, fps=fleet.fps * factor), _SERVED[Scenario.NORMAL], frames // 4)
+        factor: _steady(replace(fleet, fps=fleet.fps * factor, frames=fleet.frames // 4 or 1), _one_version)
         for factor in set(factors)
     }
     return [(factor, by_factor[factor]) for factor in factors]
@@ -169,9 +170,9 @@ _SERVED: dict[Scenario, _Serve] = {
 }
 
 
-def _steady(fleet: Fleet, serve: _Serve, frames: int) -> Outcome:
+def _steady(fleet: Fleet, serve: _Serve) -> Outcome:
     counts = _sampled(pinned(fleet.streams, fleet.gpus))
-    rounds, duration_s = _rounds(fleet), _duration_s(fleet, sum(counts), frames)
+    rounds, duration_s = _rounds(fleet), _duration_s(fleet, sum(counts))
     latency_s_L = _joined(
         latency_s
         for round_ in range(rounds)
@@ -181,12 +182,12 @@ def _steady(fleet: Fleet, serve: _Serve, frames: int) -> Outcome:
     return _outcome(fleet, fleet.gpus, latency_s_L, latency_s_L, lost=0)
 
 
-def _with_loss(fleet: Fleet, frames: int) -> Outcome:
+def _with_loss(fleet: Fleet) -> Outcome:
     """The first GPU is lost after a quarter of the time; what comes to the others from then on is judged."""
     survivors = _sampled(pinned_after_loss(fleet.streams, fleet.gpus))
     had = pinned(fleet.streams, fleet.gpus)[0]
     rounds = _rounds(fleet)
-    duration_s = _duration_s(fleet, had + sum(own + got for own, got in survivors), frames) + fleet.reconnect_s
+    duration_s = _duration_s(fleet, had + sum(own + got for own, got in survivors)) + fleet.reconnect_s
     lost_at_s = duration_s / 4
     back_at_s = min(lost_at_s + fleet.reconnect_s, duration_s)
     all_L, judged_L, lost = [], [], 0
@@ -247,9 +248,9 @@ def _rounds(fleet: Fleet) -> int:
     return math.ceil(FEWEST_STREAMS / fleet.streams)
 
 
-def _duration_s(fleet: Fleet, streams: int, frames: int) -> float:
+def _duration_s(fleet: Fleet, streams: int) -> float:
     """Of each round: as many frames as wanted, within limits, and whole periods so that no camera counts for more."""
-    wanted_s = frames / (streams * _rounds(fleet) * fleet.fps)
+    wanted_s = fleet.frames / (streams * _rounds(fleet) * fleet.fps)
     periods = max(FEWEST_PERIODS, round(min(LONGEST_S, max(SHORTEST_S, wanted_s)) * fleet.fps))
     return periods / fleet.fps
 

@@ -14,11 +14,13 @@ from benchmarks.capacity.bounds import (
     bounds,
     budget_of,
     streams_by_used_memory,
+    with_measured,
 )
 from benchmarks.capacity.formulas import gpus_needed, transfer_s
+from benchmarks.capacity.from_report import measured
 from benchmarks.capacity.known_cases import known_cases
 from benchmarks.capacity.request import CapacityRequest, Kind
-from benchmarks.capacity.server_model import ServerModel, Source, by_hand, estimated, measured
+from benchmarks.capacity.server_model import ServerModel, Source, by_hand, estimated
 from benchmarks.queueing.batcher import Batcher
 from builder.capacity import STREAM_BUFFERS, capacity
 from builder.errors import SpecError
@@ -40,6 +42,8 @@ class Sized:
     """The same with an estimate that is off by as much as the known cases are; None for what is no estimate."""
     why_none: str
     """Why no number of them can meet the goal, whatever a simulation says; empty where one may."""
+    estimate_error: float | None
+    """Estimated / measured images a second - 1, where there are both."""
 
 
 def size_kind(request: CapacityRequest, kind: Kind) -> Sized:
@@ -60,22 +64,19 @@ def size_kind(request: CapacityRequest, kind: Kind) -> Sized:
         gpus=needed,
         gpus_range=None if needed is None else _range(request, kind, server, found),
         why_none=_why_none(request, kind, server, found),
+        estimate_error=_estimate_error(request, kind, found),
     )
 
 
 def _server(request: CapacityRequest, kind: Kind) -> ServerModel:
     if kind.report is not None:
         return measured(kind.report, f"--report {kind.origin}")
-    shape = None
-    if request.graph is not None and kind.gpu is not None:
-        instances = ServingSettings().instances
-        if not budget_of(request.graph, kind.gpu, 1, instances).roomy:
-            instances = 1
-        try:
-            shape = estimated(request.graph.cost, kind.gpu, instances)
-        except SpecError:
-            if kind.images_per_s is None:
-                raise
+    try:
+        shape = _estimated(request, kind)
+    except SpecError:
+        if kind.images_per_s is None:
+            raise
+        shape = None
     server = shape if kind.images_per_s is None else by_hand(kind.images_per_s, shape)
     assert server is not None, "check_sources lets nothing else pass"
     # A report's times have the transfers in them.
@@ -83,9 +84,32 @@ def _server(request: CapacityRequest, kind: Kind) -> ServerModel:
     return dataclasses.replace(server, overhead_s=on_the_bus_s)
 
 
+def _estimated(request: CapacityRequest, kind: Kind) -> ServerModel | None:
+    """By the graph, on as many instances as a build gives; None where there is no graph, or no GPU."""
+    if request.graph is None or kind.gpu is None:
+        return None
+    instances = ServingSettings().instances
+    roomy = budget_of(request.graph, kind.gpu, 1, instances).roomy
+    return estimated(request.graph.cost, kind.gpu, instances if roomy else 1)
+
+
+def _estimate_error(request: CapacityRequest, kind: Kind, found: Bounds) -> float | None:
+    if kind.report is None:
+        return None
+    try:
+        server = _estimated(request, kind)
+    except SpecError:
+        return None
+    if server is None:
+        return None
+    # The report tells nothing of batches that its server did not run.
+    batches = [batch for batch in server.service_s if batch <= max(kind.report.service_ms)]
+    return max(map(server.images_per_s, batches)) / found.compute - 1
+
+
 def _bounds(request: CapacityRequest, kind: Kind, server: ServerModel) -> Bounds:
     largest = min(server.largest_batch, request.max_batch or server.largest_batch)
-    return bounds(
+    found = bounds(
         server,
         sla_s=request.sla_ms / 1e3,
         delay_s=request.delay_ms / 1e3,
@@ -94,6 +118,9 @@ def _bounds(request: CapacityRequest, kind: Kind, server: ServerModel) -> Bounds
         gpu=kind.gpu,
         bytes_per_frame=request.bytes_per_frame,
     )
+    if kind.report is None:
+        return found
+    return with_measured(found, kind.report, request.sla_ms, request.percentile)
 
 
 def _by_memory(request: CapacityRequest, kind: Kind, server: ServerModel, batch: int) -> float | None:

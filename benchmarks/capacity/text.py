@@ -101,6 +101,8 @@ def notes(plan: CapacityPlan) -> list[str]:
         if kind.kind.report is not None:
             off = f"; run against its points it is off by {kind.report_error}" if kind.report_error else ""
             lines.append(f"{name}: measured, {kind.kind.origin}{off}.")
+            if kind.sized.estimate_error is not None:
+                lines.append(f"{name}: the estimate of its images/s is off by {kind.sized.estimate_error:+.0%}.")
         elif kind.sized.server.source is Source.BY_HAND:
             shaped = len(kind.sized.server.service_s) > 1
             how = "batches have the estimate's shape" if shaped else "every image costs 1 / throughput, batched or not"
