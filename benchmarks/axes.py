@@ -47,10 +47,14 @@ def linear_axis(values: Iterable[float], *, from_zero: bool = True, most: int = 
         low, high = min(low, 0.0), max(high, 0.0)
     if high == low:
         low, high = (low, low + 1.0) if low == 0 else (low - abs(low) / 2, high + abs(high) / 2)
-    rough = (high - low) / most
+    # Between counts there is nothing to name.
+    is_counted = all(value == int(value) for value in known)
+    rough = max((high - low) / most, 1.0 if is_counted else 0.0)
     power = 10.0 ** math.floor(math.log10(rough))
     for factor in _STEPS:
         step = factor * power
+        if is_counted and step != int(step):
+            continue
         # The share of a step forgives what dividing rounded.
         first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
         if last - first <= most:

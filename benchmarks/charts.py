@@ -86,7 +86,9 @@ def line_chart(
     )
     drawn = [frame.grid(x_label, y_label), *(frame.upright(x, name) for name, x in upright.items())]
     if limit is not None:
-        drawn.append(frame.told_above(limit_label) if is_far else frame.across(limit, limit_label))
+        drawn.append(
+            frame.told_above(limit_label) if is_far else frame.across(limit, limit_label, zip(xs, ys, strict=True))
+        )
     drawn += [_line(frame, look, each, known[look]) for look, each in enumerate(series)]
     swatches = [
         svg.line_swatch(look, has_line=each.draw is not Draw.POINTS, has_markers=_has_markers(each))
@@ -135,23 +137,23 @@ def bar_chart(
     wanted = known if limit is None or is_far else [*known, limit]
     pitch = svg.THICK * len(parts) + svg.GAP
     bars = svg.Rows(names=[row.name for row in rows], axis=linear_axis(wanted), pitch=pitch)
-    drawn = [svg.hatches(len(parts), label)]
+    drawn, notes = [svg.hatches(len(parts), label)], []
     for number, row in enumerate(rows):
         ranges = [*row.ranges, *[None] * (len(parts) - len(row.ranges))]
         for look, (part, value, span) in enumerate(zip(parts, row.values, ranges, strict=True)):
             y = bars.y(number) + look * svg.THICK
             if not _is_known(value):
-                drawn.append(bars.note(y, 0.0, "–"))
+                notes.append(bars.note(y, 0.0, "–"))
                 continue
             title = f"{row.name}{', ' if part else ''}{part}: {amount(value)}"
             drawn.append(bars.bar(look, y, (0.0, value), label, title))
             if span:
                 drawn.append(bars.whisker(y, span))
-            drawn.append(bars.note(y, max(0.0, value, *(span or ())), amount(value)))
+            notes.append(bars.note(y, max(0.0, value, *(span or ())), amount(value)))
     if limit is not None:
         drawn.append(bars.told_beyond(limit_label) if is_far else bars.across(limit, limit_label))
     swatches = [svg.bar_swatch(look, label) for look in range(len(parts))]
-    return _figure(bars.svg(label, x_label, drawn), parts if len(parts) > 1 else (), swatches)
+    return _figure(bars.svg(label, x_label, [*drawn, *notes]), parts if len(parts) > 1 else (), swatches)
 
 
 def column_chart(

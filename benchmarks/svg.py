@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.axes import Axis
@@ -14,9 +14,9 @@ LOOKS = 6
 """Looks of lines and of bars that can be told apart, with or without their colours."""
 WIDE, SMALL = (720, 300), (248, 170)
 _RIGHT, _TOP, _BELOW = 30, 18, 44
-_CHARACTER = 6.4
-"""Width of a letter of the charts' 12 px type, on the safe side."""
-_LONGEST_NAME = 36
+_DIGIT, _LETTER = 6.4, 7.4
+"""Widths of a digit and of a letter of the charts' 12 px type; letters on the safe side, fonts differ."""
+_LONGEST_NAME = 34
 THICK, GAP = 16, 12
 _NUMBERS = 70
 """Room behind the bars for their values."""
@@ -108,7 +108,7 @@ class Frame:
     @property
     def left(self) -> int:
         """Where the x axis begins: right of the y axis' name and numbers."""
-        return 30 + math.ceil(max(map(len, self.y_axis.labels())) * _CHARACTER)
+        return 30 + math.ceil(max(map(len, self.y_axis.labels())) * _DIGIT)
 
     @property
     def right(self) -> float:
@@ -136,7 +136,7 @@ class Frame:
             words.append(text(self.left - 7, self.y(tick) + 4, name, "end", "scale"))
         reached = 0.0
         for tick, name in zip(self.x_axis.ticks, self.x_axis.labels(), strict=True):
-            x, half = self.x(tick), len(name) * _CHARACTER / 2
+            x, half = self.x(tick), len(name) * _DIGIT / 2
             lines.append(f"M{x:.1f},{self.bottom}v4")
             # Ticks of a logarithmic axis lie close; a name that would touch the one before is left out.
             if x - half >= reached:
@@ -153,7 +153,7 @@ class Frame:
         """A column for each name, side by side over the x axis."""
         step = (self.right - self.left) / len(named)
         # Names that would run into one another are left out; the pointer tells them.
-        every = math.ceil((max(len(name) for name, _ in named) * _CHARACTER + 4) / step)
+        every = math.ceil((max(len(name) for name, _ in named) * _DIGIT + 4) / step)
         drawn, width = [], min(0.76 * step, 34)
         for number, (name, value) in enumerate(named):
             middle, top = self.left + (number + 0.5) * step, self.y(value)
@@ -165,12 +165,14 @@ class Frame:
                 drawn.append(text(middle, self.bottom + 17, name, "middle", "scale"))
         return "".join(drawn)
 
-    def across(self, value: float, name: str) -> str:
-        """A limit of y, named above its line at the left."""
-        y = self.y(value)
-        return f'<path class="limit" d="M{self.left},{y:.1f}H{self.right}"/>' + text(
-            self.left + 6, y - 5, name, kind="halo over"
-        )
+    def across(self, value: float, name: str, points: Iterable[tuple[float, float]]) -> str:
+        """A limit of y, named above its line at an end where none of the points, in values, lies on the name."""
+        y, width = self.y(value), len(name) * _LETTER + 12
+        taken = [self.x(point_x) for point_x, point_y in points if -8 < y - self.y(point_y) < 20]
+        is_free = not any(x < self.left + width for x in taken) or any(x > self.right - width for x in taken)
+        place = (self.left + 6.0, "start") if is_free else (self.right - 6.0, "end")
+        line = f'<path class="limit" d="M{self.left},{y:.1f}H{self.right}"/>'
+        return line + text(place[0], y - 5, name, place[1], "halo over")
 
     def told_above(self, name: str) -> str:
         """A limit that lies far above all values."""
@@ -198,7 +200,7 @@ class Rows:
     @property
     def left(self) -> float:
         """Where the axis begins."""
-        return 14 + min(max(map(len, self.names)), _LONGEST_NAME) * _CHARACTER
+        return 14 + min(max(map(len, self.names)), _LONGEST_NAME) * _LETTER
 
     @property
     def bottom(self) -> float:

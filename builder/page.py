@@ -22,6 +22,8 @@ h2{font-size:1.15rem;margin:2.2rem 0 .3rem}
 h3{font-size:1rem;margin:1.4rem 0 .3rem}
 p{margin:.3rem 0 .7rem;max-width:60rem}
 ul{margin:.3rem 0 .8rem;padding-left:1.2rem}
+p,li,code{overflow-wrap:anywhere}
+li{max-width:60rem}
 .dim,p,figcaption,dt{color:var(--dim)}
 .verdict{background:var(--soft);border-left:5px solid var(--good);padding:.8rem 1rem;border-radius:0 6px 6px 0}
 .verdict.failed{border-color:var(--bad)}

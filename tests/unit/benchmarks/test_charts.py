@@ -50,7 +50,9 @@ def bars(figure: str) -> list[dict[str, float]]:
         ((1200, 6400), ("0", "2,000", "4,000", "6,000", "8,000")),
         ((0.25, 1.4), ("0.00", "0.25", "0.50", "0.75", "1.00", "1.25", "1.50")),
         ((-3, 3), ("−3", "−2", "−1", "0", "1", "2", "3")),
-        ((0,), ("0.0", "0.2", "0.4", "0.6", "0.8", "1.0")),
+        ((0,), ("0", "1")),
+        ((0.5, 1.0), ("0.0", "0.2", "0.4", "0.6", "0.8", "1.0")),
+        ((1, 14), ("0", "5", "10", "15")),
     ],
 )
 def test_ticks_are_round(values, ticks):
@@ -58,7 +60,7 @@ def test_ticks_are_round(values, ticks):
 
 
 @given(
-    st.lists(st.floats(-1e9, 1e9).map(lambda value: round(value, 6)), min_size=1, max_size=8),
+    st.lists(st.integers(-99, 99) | st.floats(-1e9, 1e9).map(lambda value: round(value, 6)), min_size=1, max_size=8),
     st.booleans(),
     st.integers(2, 10),
 )
@@ -126,6 +128,14 @@ def test_a_limit_far_above_all_values_is_told_and_does_not_press_them_flat(chart
         figure = bar_chart([Row(name="a", values=(10,))], x_label="x", label="chart", limit=4000, limit_label="goal")
     assert 'class="limit"' not in figure
     assert re.search(r">goal [↑→]</text>", figure)
+
+
+def test_a_limit_is_named_where_no_point_lies():
+    ends = [
+        re.search(r'text-anchor="(\w+)" class="halo over"', line_chart([series("a", *points)], **AXES, limit=40))[1]
+        for points in (((0, 10), (9, 40)), ((0, 41), (9, 10)), ((0, 10), (9, 10)))
+    ]
+    assert ends == ["start", "end", "start"]
 
 
 def test_the_parts_of_a_stacked_bar_follow_each_other_and_sum_up():
@@ -244,7 +254,7 @@ def test_a_browser_draws_them_with_nothing_cut_off_or_on_another(tmp_path, width
         line_chart([series("many", *((t, math.sin(t / 50)) for t in range(900)))], x_label="s", y_label="",
                    label="many"),
         stacked_bars(rows, names, x_label="ms", label="stacked"),
-        bar_chart([*rows, Row(name="a name that is much too long to be shown in full", values=[3] * 6)], names,
+        bar_chart([*rows, Row(name="WWWW a name much too long to be shown in full", values=[3] * 6)], names,
                   x_label="ms", label="grouped", limit=2900, limit_label="goal"),
         '<div class="panels">' + "".join(
             column_chart([(str(size), size) for size in range(1, count)], x_label="images", y_label="%",
