@@ -20,7 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="NAME",
-        help="a model of the repository, served by its configs/cpu.pbtxt; given twice or more, switching is measured",
+        help="a model of the repository; given twice or more, switching is measured",
+    )
+    add(
+        "--config-name",
+        default="cpu",
+        metavar="NAME",
+        help='serve configs/NAME.pbtxt; "" is config.pbtxt, on a GPU (default: cpu)',
     )
     add("--repository", type=Path, default=DEFAULT_REPOSITORY)
     add("--images", type=Path, nargs="+", default=(), help="pictures, cycled (default: the two of Ultralytics)")
@@ -47,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     options = ColdstartOptions(
         models=tuple(arguments.model),
         repository=arguments.repository,
+        config_name=arguments.config_name or None,
         images=tuple(arguments.images),
         repeats=arguments.repeats,
         requests=arguments.requests,

@@ -29,6 +29,7 @@ class ColdstartOptions:
 
     models: tuple[str, ...]
     repository: Path
+    config_name: str | None
     images: tuple[Path, ...]
     repeats: int
     requests: int
@@ -53,6 +54,7 @@ def measure_coldstart(options: ColdstartOptions, argv: Sequence[str], progress: 
         starts = _starts(options, models, Path(folder), others, progress)
     switches, alternations = _switches(options, models, others, progress)
     return ColdstartReport(
+        served_by=f"configs/{options.config_name}.pbtxt" if options.config_name else "config.pbtxt",
         models=options.models,
         repeats=options.repeats,
         requests=options.requests,
@@ -79,14 +81,18 @@ def _check(options: ColdstartOptions) -> None:
 
 def _model(options: ColdstartOptions, name: str) -> Model:
     contract = find_served_model(options.repository, name).contract
-    return Model(contract=contract, pictures_PHWC=letterboxed(picture_paths(options.images), contract.size_hw))
+    return Model(
+        contract=contract,
+        pictures_PHWC=letterboxed(picture_paths(options.images), contract.size_hw),
+        config_name=options.config_name,
+    )
 
 
 def _rehearsed(options: ColdstartOptions, model: Model, progress: Progress) -> str:
     """Start a server and send it requests, none of which counts: afterwards this process's libraries are warm, and
     tritonserver's and the model's files are in the page cache. The server's version.
     """
-    with logged_server(options.repository, (model.name,)) as (server, _):
+    with logged_server(options.repository, (model.name,), model.config_name) as (server, _):
         with WarmClient(server.grpc_url, model.contract, model.pictures_PHWC) as client:
             client.latencies_ms(options.requests)
         version = server_version(server)
@@ -133,7 +139,7 @@ def _idlings(options: ColdstartOptions, model: Model, others: Others, progress: 
         return []
     ways = [None] if options.keepwarm_s is None else [None, options.keepwarm_s]
     idlings = []
-    with logged_server(options.repository, (model.name,)) as (server, _):
+    with logged_server(options.repository, (model.name,), model.config_name) as (server, _):
         for turn in range(options.repeats):
             for keepwarm_s in ways:
                 last = idle(

@@ -31,6 +31,8 @@ class ColdstartReport:
     """Every turn, and what follows from all of them."""
 
     models: tuple[str, ...]
+    served_by: str
+    """Their configuration."""
     repeats: int
     requests: int
     starts: tuple[Start, ...]
@@ -69,6 +71,7 @@ class ColdstartReport:
             "benchmark": "coldstart",
             "version": 1,
             "models": list(self.models),
+            "served_by": self.served_by,
             "repeats": self.repeats,
             "requests": self.requests,
             "starts": [to_json(each) for each in self.starts],
@@ -92,9 +95,9 @@ class ColdstartReport:
     def to_text(self) -> str:
         """What is printed."""
         parts = [
-            f"cold start of {', '.join(self.models)}: {self.repeats} turns, {self.requests} requests after each start; "
-            "medians over the turns (lowest-highest); steady is the median of the second half\n"
-            + other_load_text(self.other_cpu_share),
+            f"cold start of {', '.join(self.models)}, served by {self.served_by}: {self.repeats} turns, "
+            f"{self.requests} requests after each start; medians over the turns (lowest-highest); steady is the "
+            "median of the second half\n" + other_load_text(self.other_cpu_share),
             HOW,
             table(
                 ("seconds from the start of the process", "server up", "model loaded in", "READY"), self._readiness()

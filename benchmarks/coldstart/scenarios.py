@@ -36,6 +36,8 @@ class Model:
 
     contract: Contract
     pictures_PHWC: NDArray[np.uint8]
+    config_name: str | None
+    """The configuration that serves it; None: ``config.pbtxt``."""
 
     @property
     def name(self) -> str:
@@ -73,7 +75,7 @@ def start(repository: Path, model: Model, warmup: Warmup, requests: int, others:
         ServerError: it does not start.
         ClientError: it refuses a request.
     """
-    with logged_server(repository, (model.name,)) as (server, log):
+    with logged_server(repository, (model.name,), model.config_name) as (server, log):
         with others.beside(server), WarmClient(server.grpc_url, model.contract, model.pictures_PHWC) as client:
             latencies_ms = client.latencies_ms(requests)
             with WarmClient(server.grpc_url, model.contract, model.pictures_PHWC) as newcomer:
@@ -101,7 +103,7 @@ def switch_and_alternate(
     """
     one, two = pair
     with (
-        logged_server(repository, (one.name,)) as (server, _),
+        logged_server(repository, (one.name,), one.config_name) as (server, _),
         ModelControl(server.grpc_url) as control,
         others.beside(server),
     ):

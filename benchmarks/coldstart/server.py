@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.config_pbtxt import CPU_CONFIG_NAME
 from builder.server import TritonServer
 from builder.server_options import ServerOptions
 
@@ -29,8 +28,13 @@ class LoadTimes:
 
 
 @contextlib.contextmanager
-def logged_server(repository: Path, models: Sequence[str]) -> Iterator[tuple[TritonServer, Path]]:
-    """A ready tritonserver on free ports of the loopback, in explicit control mode, and where its log is."""
+def logged_server(
+    repository: Path, models: Sequence[str], config_name: str | None
+) -> Iterator[tuple[TritonServer, Path]]:
+    """A ready tritonserver on free ports of the loopback, in explicit control mode, and where its log is.
+
+    ``config_name`` picks ``configs/<config_name>.pbtxt``, None ``config.pbtxt``.
+    """
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         log = Path(folder, "log")
         with contextlib.ExitStack() as held:
@@ -40,7 +44,7 @@ def logged_server(repository: Path, models: Sequence[str]) -> Iterator[tuple[Tri
             http_port, grpc_port, metrics_port = (each.getsockname()[1] for each in sockets)
         options = ServerOptions(
             repository=repository,
-            config_name=CPU_CONFIG_NAME,
+            config_name=config_name,
             models=tuple(models),
             http_port=http_port,
             grpc_port=grpc_port,

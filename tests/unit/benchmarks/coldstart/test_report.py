@@ -50,6 +50,7 @@ FIRSTS = {Warmup.AS_BUILT: (31.0, 33.0, 60.0), Warmup.NO_MODEL_WARMUP: (45.0, 48
 def report(**changes: object) -> ColdstartReport:
     made = ColdstartReport(
         models=("day", "night"),
+        served_by="configs/cpu.pbtxt",
         repeats=3,
         requests=20,
         starts=tuple(
