@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -51,17 +51,15 @@ class Others:
 
     busy_s: float = 0.0
     watched_s: float = 0.0
-    shares: list[float] = field(default_factory=list)
 
     @contextlib.contextmanager
     def beside(self, server: TritonServer) -> Iterator[None]:
         """Count while the block runs."""
         load, started = OtherLoad(server.pid), time.monotonic()
         yield
-        seconds, share = time.monotonic() - started, load.share()
-        self.busy_s += seconds * share
+        seconds = time.monotonic() - started
+        self.busy_s += seconds * load.share()
         self.watched_s += seconds
-        self.shares.append(share)
 
     def share(self) -> float:
         """Of the whole machine."""
