@@ -1,0 +1,293 @@
+"""The search: a few probes to fit the model, then what promises most, until nothing does or the budget is spent."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.load.points import LoadPoint
+from benchmarks.tune.model import Prediction, QueueModel, fit
+from benchmarks.tune.residuals import LATENCY, THROUGHPUT, Residuals
+from benchmarks.tune.space import LADDER, Goal, Space, Trial, queue_bound
+from benchmarks.tune.surface import Budget, TrialFailedError
+
+LEAST_MEASUREMENTS = 4
+"""Three probes, and a confirmation."""
+WORTH = 0.005
+"""The search ends where no trial is expected to bring so much more, as a part of what there is."""
+HOPEFUL = 0.02
+"""Nor where none is within the limit with this probability, while none was found that is."""
+DOUBT = 0.1
+"""How much better than its bound a trial may turn out, in logarithms, before it is left out unsimulated."""
+EQUAL = 0.005
+"""Trials whose throughput differs by less are alike: the simpler configuration is then taken."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One measurement."""
+
+    trial: Trial
+    """With the queue's bound that was measured."""
+    point: LoadPoint
+    latency_ms: float
+    """The percentile that the goal is about."""
+    model: Prediction | None = None
+    """What the queue model alone said before; None for a probe, which the model is made of."""
+    expected: Prediction | None = None
+    """The same, corrected by how far the model had been off until then."""
+
+    @property
+    def is_confirmation(self) -> bool:
+        """Whether it was predicted."""
+        return self.expected is not None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a search found."""
+
+    goal: Goal
+    space: Space
+    steps: tuple[Step, ...]
+    allowed: int
+    model: QueueModel
+    """As fitted to all steps."""
+    winner: Step | None
+    """None where nothing that was measured is within the limit."""
+    reason: str
+    """Why the search ended."""
+    failed: tuple[tuple[Trial, str], ...] = ()
+    """Trials that could not be measured, and why; they count as measurements."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Choice:
+    """The trial to measure next."""
+
+    trial: Trial
+    model: Prediction
+    expected: Prediction
+    gain: float
+    """Images per second that are expected beyond the best, and 0 where the limit is missed."""
+    feasible: float
+    """The probability that it is within the limit."""
+
+
+def search(space: Space, goal: Goal, budget: Budget, progress: Callable[[str], None]) -> Outcome:
+    """Spend the budget where it tells most; it holds LEAST_MEASUREMENTS or more."""
+    run = _Search(space, goal, budget, progress)
+    run.probe()
+    reason = run.confirm()
+    return run.outcome(reason)
+
+
+class _Search:
+    def __init__(self, space: Space, goal: Goal, budget: Budget, progress: Callable[[str], None]) -> None:
+        self._space, self._goal, self._budget, self._progress = space, goal, budget, progress
+        self._trials = list(space.trials())
+        self._steps: dict[Trial, Step] = {}
+        """By their trial before the queue was bounded."""
+        self._failed: dict[Trial, str] = {}
+        self._fitted: QueueModel | None = None
+        """To all steps."""
+
+    def probe(self) -> None:
+        """One client alone; one instance without batches, with middling and with large ones; two instances."""
+        smallest, fewest = min(self._space.batches), min(self._space.instances)
+        self._measure(self._saturated(smallest, 1, clients=1))
+        self._measure(self._saturated(smallest, 1))
+        middle = self._space.batches[len(self._space.batches) // 2]
+        self._measure(self._saturated(middle, 1))
+        if self._budget.left > 2:
+            largest = self._largest_in_time()
+            self._measure(self._saturated(largest, 1))
+        if max(self._space.instances) > 1 and self._budget.left > 2:
+            more = 2 if 2 in self._space.instances else max(fewest, 2)
+            self._measure(self._saturated(self._largest_in_time(instances=more), more))
+
+    def confirm(self) -> str:
+        """Measure what promises most, again and again; why that ended."""
+        while True:
+            choice = self._best_choice()
+            best = self._best_throughput()
+            if choice is None:
+                return "every trial that promised anything was measured"
+            if best == 0 and choice.feasible < HOPEFUL:
+                return "the model leaves no hope that any configuration meets the limit"
+            if best > 0 and choice.gain < WORTH * best:
+                return f"no other trial is expected to bring {WORTH:.1%} more"
+            if self._budget.left == 0:
+                return "all measurements were spent"
+            self._measure(choice.trial, choice)
+
+    def outcome(self, reason: str) -> Outcome:
+        return Outcome(
+            goal=self._goal,
+            space=self._space,
+            steps=tuple(self._steps.values()),
+            allowed=self._budget.allowed,
+            model=self._model(),
+            winner=self._winner(),
+            reason=reason,
+            failed=tuple(self._failed.items()),
+        )
+
+    def _measure(self, trial: Trial, choice: _Choice | None = None) -> None:
+        if trial in self._steps:
+            return
+        throughput = choice.expected.throughput_images_per_s if choice else 0.0
+        execution_ms = self._model().execution_ms(trial) if choice else 0.0
+        bound = queue_bound(throughput, execution_ms, self._goal, trial)
+        bounded = dataclasses.replace(trial, settings=dataclasses.replace(trial.settings, max_queue_size=bound))
+        try:
+            point = self._budget.measure(bounded)
+        except TrialFailedError as error:
+            # Without the first two there is no model.
+            if len(self._steps) < 2:
+                raise
+            self._failed[trial] = str(error)
+            self._progress(f"{self._budget.used}/{self._budget.allowed} {trial}: failed: {error}")
+            return
+        step = Step(
+            trial=bounded,
+            point=point,
+            latency_ms=point.latency_ms.percentile(self._goal.percentile),
+            model=choice.model if choice else None,
+            expected=choice.expected if choice else None,
+        )
+        self._steps[trial], self._fitted = step, None
+        self._progress(f"{self._budget.used}/{self._budget.allowed} {told(step, self._goal)}")
+
+    def _saturated(self, batch: int, instances: int, clients: int | None = None) -> Trial:
+        settings = self._space.settings(batch, instances, min(self._space.delays_us))
+        wanted = clients or batch * (instances + 1)
+        return Trial(settings=settings, clients=next((each for each in LADDER if each >= wanted), wanted))
+
+    def _largest_in_time(self, instances: int = 1) -> int:
+        """The largest batch with which a saturated configuration is expected to meet the limit."""
+        limit, largest = self._goal.sla_ms, min(self._space.batches)
+        if limit is None:
+            return max(self._space.batches)
+        model = self._model()
+        for batch in self._space.batches:
+            latency_ms = (instances + 1) * model.service(batch) * 1e3 + model.overhead_s * 1e3
+            if latency_ms <= limit:
+                largest = batch
+        return largest
+
+    def _model(self) -> QueueModel:
+        if self._fitted is None:
+            self._fitted = fit({trial: step.point for trial, step in self._steps.items()}, self._goal.percentile)
+        return self._fitted
+
+    def _is_within(self, step: Step) -> bool:
+        limit = self._goal.sla_ms
+        return not step.point.failed and (limit is None or step.latency_ms <= limit)
+
+    def _best_throughput(self) -> float:
+        within = (step.point for step in self._steps.values() if self._is_within(step))
+        return max((point.throughput_images_per_s for point in within), default=0.0)
+
+    def _best_choice(self) -> _Choice | None:
+        """The trial of the largest expected gain.
+
+        That is the expected improvement times the probability of being within the limit (J. R. Gardner et al., Bayesian
+        Optimization with Inequality Constraints, 2014).
+        """
+        model, best = self._model(), self._best_throughput()
+        open_trials = [
+            each
+            for each in self._trials
+            if each not in self._steps and each not in self._failed and self._is_promising(model, each, best)
+        ]
+        if not open_trials:
+            return None
+        predictions = [model.predict(each, self._goal.percentile) for each in open_trials]
+        throughputs, latencies = self._residuals(model)
+        x_logs, x_deviations = throughputs.at(open_trials)
+        l_logs, l_deviations = latencies.at(open_trials)
+        choices = []
+        for index, (trial, prediction) in enumerate(zip(open_trials, predictions, strict=True)):
+            expected = Prediction(
+                throughput_images_per_s=prediction.throughput_images_per_s * math.exp(x_logs[index]),
+                latency_ms=prediction.latency_ms * math.exp(l_logs[index]),
+                mean_batch=prediction.mean_batch,
+            )
+            feasible = self._probability_within(expected.latency_ms, l_deviations[index])
+            gain = feasible * _expected_excess(
+                expected.throughput_images_per_s, expected.throughput_images_per_s * x_deviations[index], best
+            )
+            choices.append(_Choice(trial=trial, model=prediction, expected=expected, gain=gain, feasible=feasible))
+        if best == 0:
+            # Until something meets the limit, that it is likely counts as much as what it would bring.
+            return max(choices, key=lambda each: (min(each.feasible, 0.8), each.gain))
+        return max(choices, key=lambda each: each.gain)
+
+    def _residuals(self, model: QueueModel) -> tuple[Residuals, Residuals]:
+        trials, x_logs, l_logs = list(self._steps), [], []
+        for trial, step in self._steps.items():
+            prediction = model.predict(trial, self._goal.percentile)
+            x_logs.append(math.log(step.point.throughput_images_per_s / prediction.throughput_images_per_s))
+            l_logs.append(math.log(step.latency_ms / prediction.latency_ms))
+        return Residuals(THROUGHPUT, trials, x_logs), Residuals(LATENCY, trials, l_logs)
+
+    def _is_promising(self, model: QueueModel, trial: Trial, best: float) -> bool:
+        """Whether bounds that need no simulation leave room: what executes at a time, and Little's law."""
+        most = min(
+            1e3 * trial.places / model.execution_ms(trial),
+            trial.clients / (model.service(1) + model.overhead_s),
+        )
+        if most * math.exp(DOUBT) <= best:
+            return False
+        # A request that waits for longer than the configuration lets it is refused.
+        limits = [each for each in (self._goal.sla_ms, trial.settings.queue_timeout_ms) if each]
+        return trial.clients / most * 1e3 * math.exp(-2 * DOUBT) <= min(limits, default=math.inf)
+
+    def _probability_within(self, latency_ms: float, deviation: float) -> float:
+        limit = self._goal.sla_ms
+        if limit is None:
+            return 1.0
+        return _normal_cdf(math.log(limit / latency_ms) / math.hypot(deviation, LATENCY.noise))
+
+    def _winner(self) -> Step | None:
+        """The most throughput within the limit, what was measured weighed against what the model says."""
+        within = [trial for trial, step in self._steps.items() if self._is_within(step)]
+        if not within:
+            return None
+        model = self._model()
+        logs, _ = self._residuals(model)[0].at(within)
+        predictions = [model.predict(each, self._goal.percentile).throughput_images_per_s for each in within]
+        throughputs = dict(zip(within, np.array(predictions) * np.exp(logs), strict=True))
+        enough = max(throughputs.values()) * (1 - EQUAL)
+        return self._steps[min((each for each in within if throughputs[each] >= enough), key=_complexity)]
+
+
+def told(step: Step, goal: Goal) -> str:
+    """A step in one line."""
+    throughput = step.point.throughput_images_per_s
+    line = f"{step.trial}: {throughput:.1f} images/s, p{goal.percentile} {step.latency_ms:.1f} ms"
+    if step.expected is None:
+        return line
+    return f"{line}; predicted {step.expected.throughput_images_per_s:.1f} and {step.expected.latency_ms:.1f}"
+
+
+def _complexity(trial: Trial) -> tuple[int, int, int, int]:
+    settings = trial.settings
+    return settings.instances, settings.max_batch, settings.max_queue_delay_us, trial.clients
+
+
+def _expected_excess(mean: float, deviation: float, above: float) -> float:
+    """E[max(0, x - above)] of a normal x."""
+    if deviation <= 0:
+        return max(0.0, mean - above)
+    z = (mean - above) / deviation
+    return (mean - above) * _normal_cdf(z) + deviation * math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
+
+def _normal_cdf(z: float) -> float:
+    return (1 + math.erf(z / math.sqrt(2))) / 2
