@@ -30,7 +30,7 @@ TOOLS = (
 
 
 class OtherLoad:
-    """The CPU time that neither this process nor a server's session uses, from when this is made."""
+    """The CPU time that neither this process, its children nor a server's session uses, from when this is made."""
 
     def __init__(self, server_pid: int) -> None:
         """Start to count; the server is the leader of its session."""
@@ -51,9 +51,12 @@ class OtherLoad:
             except OSError:
                 # The process has ended since it was listed.
                 continue
-            # proc(5): state, parent, group and session follow the name in parentheses; fields 14 and 15 are the times.
+            # proc(5): state, parent, group and session follow the name in parentheses; fields 14 and 15 are the times,
+            # 16 and 17 those of children that have ended, as a program that makes the load has.
             fields = text.rpartition(")")[2].split()
-            if int(path.parent.name) == os.getpid() or int(fields[3]) == self._server_pid:
+            if int(path.parent.name) == os.getpid():
+                ticks += sum(map(int, fields[11:15]))
+            elif int(fields[3]) == self._server_pid:
                 ticks += int(fields[11]) + int(fields[12])
         return ticks / CLOCK_TICKS_PER_S
 

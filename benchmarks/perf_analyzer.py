@@ -6,9 +6,7 @@ over windows that hold the warm-up. What the server did meanwhile are Triton's o
 
 from __future__ import annotations
 
-import base64
 import csv
-import hashlib
 import io
 import json
 import math
@@ -25,12 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.load.counters import Statistics
+from benchmarks.load.inputs import write_input_data, write_poisson_arrivals
 from benchmarks.load.monitor import Monitor
 from benchmarks.load.points import ClientTimes, ClosedLoop, Load, LoadPoint, OpenLoop
 from benchmarks.load.windows import LoadWindow, point_of
 from benchmarks.perf_tools import INSTALL, NAME, Program, find_program
-from builder.cache import default_root
-from builder.durable import replace_file
 from builder.errors import ServerError, SpecError
 from clients.address import address_from
 from clients.contract import INPUT
@@ -41,18 +38,28 @@ __all__ = ["ClosedLoop", "Load", "OpenLoop", "PerfAnalyzer", "Target", "find_per
 _WINDOWS = 3
 """It ends after the third, since any deviation is within ``_ANY_DEVIATION_PERCENT``: on a shared machine, windows that
 agree within its 10 % may never come. How far repetitions agree is for the report to say."""
-_ANY_DEVIATION_PERCENT = 999
+_ANY_DEVIATION_PERCENT = 1_000_000
 _WINDOW_STRETCH = 1.2
 """It adds a fifth to each window that it is asked for."""
 _START_S = 60.0
 """What it may take beyond its windows."""
 _SEND, _RECEIVE = "Client Send", "Client Recv"
+_TOO_SHORT = "in a part of the window no request was answered; measure for longer, or with more load"
 _NO_ANSWER = "No valid requests recorded"
 _ERROR = re.compile(r"had error: (?:\[request id: [^]]*\] )?(?P<reason>.+)")
 _DELAYED = re.compile(r"(?P<percent>[\d.]+)% of the requests were delayed")
 
 
-class RequestsFailedError(ServerError):
+class NotMeasuredError(ServerError):
+    """perf_analyzer has no figures of this load; others may be measured."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        """``what`` was not measured, and the reason without it."""
+        self.reason = reason
+        super().__init__(f"{what}: {reason}")
+
+
+class RequestsFailedError(NotMeasuredError):
     """The server answered a request with an error, at which perf_analyzer stops."""
 
 
@@ -77,24 +84,6 @@ class Target:
     """Of tritonserver, the leader of its session, where it runs on this machine."""
 
 
-def write_input_data(images_PHWC: NDArray[np.uint8], *, input_name: str = INPUT, folder: Path | None = None) -> Path:
-    """A data file of the pictures, which are sent in turn; in the user's cache, named by its content.
-
-    It stays, so that a command line that names it can be run by hand.
-    """
-    steps = [
-        {input_name: {"b64": base64.b64encode(image_HWC.tobytes()).decode(), "shape": list(image_HWC.shape)}}
-        for image_HWC in images_PHWC
-    ]
-    content = json.dumps({"data": steps}).encode()
-    name = f"{hashlib.sha256(content).hexdigest()[:16]}.json"
-    path = (folder or default_root() / "load-inputs") / name
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, content)
-    return path
-
-
 def find_perf_analyzer(given: Path | None = None) -> PerfAnalyzer:
     """The one that is given, else that on PATH, of ``make tools`` or of its wheel; raises SpecError where none runs."""
     return PerfAnalyzer(find_program(given))
@@ -112,8 +101,8 @@ class PerfAnalyzer:
             raise SpecError(f"{program.executable}: expected perf_analyzer, but it says {text[-200:]!r}; {INSTALL}")
         self.name = text.replace("Perf Analyzer Version", NAME)
 
-    def command_line(self, target: Target, load: Load, *, seconds: float) -> list[str]:
-        """What measures the load for so long; it can be run by hand."""
+    def command_line(self, target: Target, load: Load, *, seconds: float, seed: int = 0) -> list[str]:
+        """What measures the load for so long; it can be run by hand. ``seed`` is of random arrivals."""
         address = address_from(target.url)
         environment = self._program.environment
         shape = ",".join(map(str, target.shape))
@@ -123,7 +112,7 @@ class PerfAnalyzer:
             *("-i", "grpc" if address.is_grpc else "http", "-u", address.netloc, "-b", str(target.batch)),
             *(("--input-data", str(target.data)) if target.data else ("--shape", f"{target.input_name}:{shape}")),
             *(("--shared-memory", "system") if target.shared_memory else ()),
-            *_load_arguments(load),
+            *_load_arguments(load, seconds, seed),
             *("-p", str(math.ceil(seconds * 1e3 / _WINDOWS / _WINDOW_STRETCH)), "-r", str(_WINDOWS)),
             *("-s", str(_ANY_DEVIATION_PERCENT)),
         ]
@@ -134,16 +123,20 @@ class PerfAnalyzer:
         """So many repetitions of the load, each of a warm-up, which counts nothing, and a window of that length.
 
         Raises:
-            RequestsFailedError: the server failed a request.
-            ServerError: the server does not answer, or answered nothing in a window.
+            RequestsFailedError: the server failed a request; perf_analyzer measures no load at which one fails.
+            NotMeasuredError: there are no answers in a window.
+            ServerError: the server does not answer.
         """
         return point_of(
-            load, [self.window(target, load, window_s=window_s, warm_up_s=warm_up_s) for _ in range(repeats)]
+            load,
+            [self.window(target, load, window_s=window_s, warm_up_s=warm_up_s, seed=seed) for seed in range(repeats)],
         )
 
-    def window(self, target: Target, load: Load, *, window_s: float, warm_up_s: float = 1.0) -> LoadWindow:
-        """One repetition; raises what ``measure`` does."""
-        command = self.command_line(target, load, seconds=warm_up_s + window_s)
+    def window(
+        self, target: Target, load: Load, *, window_s: float, warm_up_s: float = 1.0, seed: int = 0
+    ) -> LoadWindow:
+        """One repetition, by another ``seed`` with other random arrivals; raises what ``measure`` does."""
+        command = self.command_line(target, load, seconds=warm_up_s + window_s, seed=seed)
         with tempfile.TemporaryDirectory() as folder, Statistics(address_from(target.url)) as server:
             moments, figures = Path(folder, "moments.json"), Path(folder, "figures.csv")
             with Monitor(server, target.model, target.server_pid) as monitor:
@@ -155,7 +148,7 @@ class PerfAnalyzer:
             answered = answers_in(moments.read_bytes(), warm_up_s)
             client_ms = client_times_in(figures.read_text())
         if not len(answered.latencies_s):
-            raise ServerError(f"{target.model}, {load}: no answer within {window_s:g} s; measure for longer")
+            raise NotMeasuredError(f"{target.model}, {load}", _TOO_SHORT)
         counters, usage = monitor.between(answered.opens_ns, answered.closes_ns)
         delayed = _DELAYED.search(said)
         return LoadWindow(
@@ -175,13 +168,10 @@ class PerfAnalyzer:
         if result.returncode == 0:
             return said
         if _NO_ANSWER in said:
-            raise ServerError(f"{what}: a window in which nothing was answered; measure for longer")
+            raise NotMeasuredError(what, _TOO_SHORT)
         failed = _ERROR.search(said)
         if failed:
-            raise RequestsFailedError(
-                f"{what}: the server failed a request: {one_line(failed['reason'])}; perf_analyzer measures no load "
-                "at which requests fail: load it less, or let it queue more"
-            )
+            raise RequestsFailedError(what, f"the server failed a request: {one_line(failed['reason'])}")
         raise ServerError(
             f"{what}: perf_analyzer ended with exit code {result.returncode}: {one_line(said)[-300:]}; its command: "
             f"{shlex.join(command)}"
@@ -208,10 +198,12 @@ class PerfAnalyzer:
             ) from error
 
 
-def _load_arguments(load: Load) -> list[str]:
+def _load_arguments(load: Load, seconds: float, seed: int) -> list[str]:
     if isinstance(load, ClosedLoop):
         return ["--concurrency-range", str(load.concurrency)]
     # Its blocking calls are four at a time: more would wait in the client, and the loop would be closed.
+    if load.distribution == "poisson":
+        return ["-a", "--request-intervals", str(write_poisson_arrivals(load.rate_per_s, seconds, seed))]
     return ["-a", "--request-rate-range", f"{load.rate_per_s:g}", "--request-distribution", load.distribution]
 
 

@@ -180,6 +180,18 @@ class LoadPoint:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LoadFailure:
+    """One load that could not be measured, as one at which the server refuses requests."""
+
+    load: Load
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"load": _load_to_json(self.load), "reason": self.reason}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LoadReport:
     """A model's behaviour under every load that was asked for."""
 
@@ -188,8 +200,11 @@ class LoadReport:
     """Its name in ``builder/gpus.yaml``; None: a CPU."""
     points: tuple[LoadPoint, ...]
     service_ms: Mapping[int, float]
-    """The mean compute_infer of an execution by its number of images, over all points."""
+    """The mean compute_infer of an execution by its number of images, over all points; empty where Triton does not know
+    it, as of a Python model that answers after its call."""
     environment: Mapping[str, str]
+    failures: tuple[LoadFailure, ...] = ()
+    """Loads that are none of the points."""
 
     def best_within(self, sla_ms: float, percentile: int) -> LoadPoint | None:
         """The point of the highest throughput whose percentile is within the limit, that failed nothing and kept up."""
@@ -209,6 +224,7 @@ class LoadReport:
             "points": [point.to_json() for point in self.points],
             "service_ms": {str(size): value for size, value in sorted(self.service_ms.items())},
             "environment": dict(self.environment),
+            "failures": [failure.to_json() for failure in self.failures],
         }
 
 
@@ -224,6 +240,10 @@ def read_load_report(path: Path) -> LoadReport:
             points=tuple(LoadPoint.from_json(each) for each in value["points"]),
             service_ms={int(size): _number(each) for size, each in value["service_ms"].items()},
             environment={str(key): str(each) for key, each in value["environment"].items()},
+            failures=tuple(
+                LoadFailure(load=_load_from_json(each["load"]), reason=str(each["reason"]))
+                for each in value.get("failures", ())
+            ),
         )
     except OSError as error:
         raise SpecError(

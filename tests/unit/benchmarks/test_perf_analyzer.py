@@ -50,12 +50,30 @@ def test_a_closed_loop_over_grpc_can_be_run_by_hand(perf_analyzer, tmp_path):
     assert "--shared-memory" not in text
 
 
-def test_an_open_loop_does_not_wait_for_answers(perf_analyzer):
+def test_a_constant_rate_does_not_wait_for_answers(perf_analyzer):
     target = Target(url="http://[::1]:8000", model="shapes", shape=(64, 32, 3), shared_memory=True, batch=2)
-    load = OpenLoop(rate_per_s=12.5, distribution="poisson")
+    load = OpenLoop(rate_per_s=12.5, distribution="constant")
     text = " ".join(perf_analyzer.command_line(target, load, seconds=1))
     assert "-i http -u [::1]:8000 -b 2 --shape images:64,32,3 --shared-memory system" in text
-    assert "-a --request-rate-range 12.5 --request-distribution poisson" in text
+    assert "-a --request-rate-range 12.5 --request-distribution constant" in text
+
+
+def test_random_arrivals_are_of_the_rate_and_differ_by_seed(perf_analyzer, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    target = Target(url="grpc://127.0.0.1:8001", model="shapes", shape=(64, 32, 3))
+    load = OpenLoop(rate_per_s=20, distribution="poisson")
+
+    def intervals_us(seed):
+        command = perf_analyzer.command_line(target, load, seconds=30, seed=seed)
+        assert "-a" in command
+        return np.loadtxt(command[command.index("--request-intervals") + 1])
+
+    first = intervals_us(0)
+    assert first.sum() / 1e6 == pytest.approx(30, rel=1e-3)
+    # An exponential distribution's deviation is its mean.
+    assert first.std() == pytest.approx(first.mean(), rel=0.15)
+    assert np.array_equal(first, intervals_us(0))
+    assert not np.array_equal(first, intervals_us(1))
 
 
 def moments(times, edges, answer="[1.5]"):
