@@ -7,9 +7,9 @@ alone has too few windows to know its own noise, so the variances of all loads a
     experiments, Statistical Applications in Genetics and Molecular Biology 3(1), article 3, sections 4 and 6.2.
 
 Windows of one run lie closer to each other than two runs do (Kalibera and Jones 2013, Rigorous benchmarking in
-reasonable time), so the variance from start to start, ``BETWEEN_RUNS``, is added for each of the two. The bound is
-Student's t at ``ERROR`` / comparisons (Bonferroni) times the standard error of the difference: of two reports of which
-nothing changed, at most that share raises an alarm.
+reasonable time), so the variance from run to run, ``BETWEEN_RUNS``, is added for each of the two. The bound is
+Student's t at ``ERROR`` / comparisons (Bonferroni), two-sided, times the standard error of the difference: two runs of
+one thing differ by less in all their figures together, but for that share of cases.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from benchmarks.tables import table
 from builder.errors import SpecError
 
 ERROR = 0.05
-"""Chance of one false alarm or more in a whole comparison."""
+"""Chance that two runs of one thing differ by more in any figure at any load."""
 BETWEEN_RUNS: Mapping[str, float] = {"images/s": 0.01, "p50 ms": 0.01, "p99 ms": 0.02}
-"""The figures that are compared, and their relative standard deviation from one start of the server to the next."""
-MACHINE = ("CPU", "cores", "GPU", "driver")
-"""Rows of the environment that have to agree."""
+"""The figures that are compared, and their relative standard deviation from run to run."""
+ALIKE = ("CPU", "cores", "GPU", "images")
+"""Rows of the environment that have to agree: the machine, what is sent and how."""
+_PASSING = ("command", "other load")
+"""Rows that differ from run to run."""
 _LEAST_DEVIATION = 1e-3
 """Windows that agree closer, as those of a constant rate do, do so by rounding."""
 COLUMNS = ("load", "figure", "baseline", "new", "worse by", "noise", "")
@@ -107,7 +109,7 @@ class Comparison:
         if len(found) > _TOLD:
             found[_TOLD:] = [f"{len(found) - _TOLD} more"]
         told = f"REGRESSION: {'; '.join(found)}" if found else "no regression"
-        return f"{told} (noise: {noise}; {ERROR:.0%} chance of a false alarm)"
+        return f"{told} (noise: {noise})"
 
     def to_text(self) -> str:
         """A table and the line that sums it up."""
@@ -132,8 +134,9 @@ def compare(baseline: LoadReport, new: LoadReport) -> Comparison:
     """Every figure under every load that both have; raises SpecError, with the reasons, where they do not compare."""
     before, after = ({str(point.load): point for point in report.points} for report in (baseline, new))
     shared = [load for load in before if load in after]
+    refused = [load for load in map(str, (failure.load for failure in new.failures)) if load in before]
     reasons = _reasons(baseline, new)
-    if not shared:
+    if not shared and not refused:
         reasons.append(f"no load is in both: {', '.join(before)}; {', '.join(after)}")
     reasons += [
         f"{name} has {len(point.windows_images_per_s)} window at {load}, and noise shows from 2 on: measure with "
@@ -144,24 +147,29 @@ def compare(baseline: LoadReport, new: LoadReport) -> Comparison:
     ]
     if reasons:
         raise SpecError(f"expected two reports that can be compared, got: {'; '.join(reasons)}; measure a new baseline")
-    compared = len(shared) * len(_FIGURES)
-    changes = [
-        change
-        for figure, read in _FIGURES.items()
-        for change in _changes(
-            figure, {load: (_logs(read(before[load])), _logs(read(after[load]))) for load in shared}, ERROR / compared
-        )
-    ]
+    runs = {load: (before[load], after[load]) for load in shared}
+    changes = [change for figure in _FIGURES for change in _changes(figure, runs)] if runs else []
     order = {load: index for index, load in enumerate(shared)}
     return Comparison(
         changes=tuple(sorted(changes, key=lambda change: order[change.load])),
-        new_failures=tuple(load for load in shared if after[load].failed and not before[load].failed),
+        new_failures=(*refused, *(load for load in shared if after[load].failed and not before[load].failed)),
         left_out=tuple(
-            [f"{load}, only in the baseline" for load in before if load not in after]
+            [f"{load}, only in the baseline" for load in before if load not in (*after, *refused)]
             + [f"{load}, only in the new report" for load in after if load not in before]
         ),
         differences=_differences(baseline.environment, new.environment),
     )
+
+
+def noise_of(report: LoadReport) -> Mapping[str, Mapping[str, float]]:
+    """By how much two runs like this one may differ, relative, by figure and load; empty with one repetition."""
+    if any(len(point.windows_images_per_s) < 2 for point in report.points):
+        return {}
+    loads = [str(point.load) for point in report.points]
+    return {
+        figure: dict(zip(loads, _bounds(figure, [[_logs(figure, point)] for point in report.points]), strict=True))
+        for figure in _FIGURES
+    }
 
 
 def _latencies(percentile: int) -> Callable[[LoadPoint], Sequence[float]]:
@@ -178,12 +186,12 @@ _FIGURES: Mapping[str, Callable[[LoadPoint], Sequence[float]]] = {
 def _reasons(baseline: LoadReport, new: LoadReport) -> list[str]:
     """Why two reports are not of one thing."""
     pairs = [("model", baseline.model, new.model), ("GPU", baseline.gpu or "none", new.gpu or "none")]
-    pairs += [(row, baseline.environment.get(row, "none"), new.environment.get(row, "none")) for row in MACHINE]
+    pairs += [(row, baseline.environment.get(row, "none"), new.environment.get(row, "none")) for row in ALIKE]
     return [f"{name} {before} and {after}" for name, before, after in pairs if before != after]
 
 
 def _differences(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str, ...]:
-    rows = [row for row in dict.fromkeys([*before, *after]) if row not in (*MACHINE, "command")]
+    rows = [row for row in dict.fromkeys([*before, *after]) if row not in (*ALIKE, *_PASSING)]
     return tuple(
         f"{row}: {before.get(row, 'none')}, now {after.get(row, 'none')}"
         for row in rows
@@ -191,37 +199,48 @@ def _differences(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[s
     )
 
 
-def _logs(values: Sequence[float]) -> list[float]:
-    # A window in which nothing was answered has no logarithm; a thousandth of an image is as bad.
-    return [math.log(max(value, 1e-3)) for value in values]
-
-
-def _changes(figure: str, logs: Mapping[str, tuple[list[float], list[float]]], error: float) -> list[Change]:
-    """One figure under all loads; ``logs`` has the logarithms of the windows before and after."""
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
-
-    freedoms = [len(before) + len(after) - 2 for before, after in logs.values()]
-    variances = [
-        max(sum((value - statistics.fmean(run)) ** 2 for run in pair for value in run) / freedom, _LEAST_DEVIATION**2)
-        for pair, freedom in zip(logs.values(), freedoms, strict=True)
-    ]
+def _changes(figure: str, runs: Mapping[str, tuple[LoadPoint, LoadPoint]]) -> list[Change]:
+    """One figure under all loads, before and after."""
+    logs = [(_logs(figure, before), _logs(figure, after)) for before, after in runs.values()]
     changes = []
-    moderated = moderate(variances, freedoms)
-    for (load, (before, after)), (variance, freedom) in zip(logs.items(), moderated, strict=True):
-        error_variance = variance * (1 / len(before) + 1 / len(after)) + 2 * BETWEEN_RUNS[figure] ** 2
+    for load, (before, after), bound in zip(runs, logs, _bounds(figure, logs), strict=True):
         grown = statistics.fmean(after) - statistics.fmean(before)
-        worse = -grown if figure == _HIGHER_IS_BETTER else grown
         changes.append(
             Change(
                 load=load,
                 figure=figure,
                 baseline=math.exp(statistics.fmean(before)),
                 new=math.exp(statistics.fmean(after)),
-                worse_by=math.expm1(worse),
-                bound=math.expm1(float(stdtrit(freedom, 1 - error)) * math.sqrt(error_variance)),
+                worse_by=math.expm1(-grown if figure == _HIGHER_IS_BETTER else grown),
+                bound=bound,
             )
         )
     return changes
+
+
+def _logs(figure: str, point: LoadPoint) -> list[float]:
+    # A window in which nothing was answered has no logarithm; a thousandth of an image is as bad.
+    return [math.log(max(value, 1e-3)) for value in _FIGURES[figure](point)]
+
+
+def _bounds(figure: str, logs: Sequence[Sequence[Sequence[float]]]) -> list[float]:
+    """By load, what noise explains of one figure; ``logs`` are its windows in one run, for which a second is to be
+    imagined, or in two.
+    """
+    from scipy.special import stdtrit  # type: ignore[import-untyped]
+
+    freedoms = [sum(len(run) - 1 for run in runs) for runs in logs]
+    variances = [
+        max(sum((len(run) - 1) * statistics.variance(run) for run in runs) / freedom, _LEAST_DEVIATION**2)
+        for runs, freedom in zip(logs, freedoms, strict=True)
+    ]
+    error = ERROR / (2 * len(logs) * len(_FIGURES))
+    bounds = []
+    for runs, (variance, freedom) in zip(logs, moderate(variances, freedoms), strict=True):
+        inverse_windows = 2 / len(runs) * sum(1 / len(run) for run in runs)
+        deviation = math.sqrt(variance * inverse_windows + 2 * BETWEEN_RUNS[figure] ** 2)
+        bounds.append(math.expm1(float(stdtrit(freedom, 1 - error)) * deviation))
+    return bounds
 
 
 def moderate(variances: Sequence[float], freedoms: Sequence[int]) -> list[tuple[float, float]]:

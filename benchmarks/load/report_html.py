@@ -30,8 +30,11 @@ def write_html(
     sla_ms: float | None = None,
     percentile: int = 99,
     comparison: Comparison | None = None,
+    hand_over: str = "",
 ) -> None:
     """Write the page, whole or not at all; ``batching`` is ``batching_line``'s, ``commands`` what measured the points.
+
+    ``hand_over`` is what is to be known of Triton's times where they are not those of the model.
 
     Raises:
         OSError: the file cannot be written.
@@ -39,7 +42,7 @@ def write_html(
     sections = [
         _verdict(report, batching, sla_ms, percentile, comparison),
         _latencies(report.points, sla_ms, percentile),
-        _times(report.points),
+        _times(report.points, hand_over),
         _batches(report),
         _usage(report.points),
         _figures(report.points, sla_ms, percentile),
@@ -58,6 +61,13 @@ def _verdict(
         f"{point.failed} request{'' if point.failed == 1 else 's'} failed at {point.load}"
         for point in report.points
         if point.failed
+    ]
+    lines += [f"requests fail at {failure.load}: {failure.reason}" for failure in report.failures]
+    lines += [
+        f"not kept up at {point.load}: {point.delayed_share:.0%} of the requests were sent late, a wait that is in no "
+        "latency"
+        for point in report.points
+        if not point.kept_up
     ]
     is_worse = bool(comparison and comparison.is_worse)
     items = [escaped(line) for line in lines]
@@ -133,7 +143,7 @@ def _curve(name: str, points: Sequence[LoadPoint], sla_ms: float | None, percent
     return f"<h3>{name[0].upper()}{name[1:]}</h3>{chart}"
 
 
-def _times(points: Sequence[LoadPoint]) -> str:
+def _times(points: Sequence[LoadPoint], hand_over: str) -> str:
     rows = []
     for point in points:
         server, client = point.server_ms, point.client_ms
@@ -151,10 +161,11 @@ def _times(points: Sequence[LoadPoint]) -> str:
             )
         )
     chart = stacked_bars(rows, PARTS, x_label="ms of a request, the mean", label="Where the time of a request goes")
+    told = f"<p><b>{escaped(hand_over)}</b></p>" if hand_over else ""
     return (
         "<h2>Where the time goes</h2><p>Queue: until an instance takes the request. Input, compute and output: in the "
         "model. Client: to write the request and to read the answer. Rest: what is left of the latency, on the way and "
-        f"in the server before its queue.</p>{chart}"
+        f"in the server before its queue.</p>{told}{chart}"
     )
 
 

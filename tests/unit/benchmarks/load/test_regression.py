@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.load.points import ClosedLoop, Latencies, LoadPoint, LoadReport, ServerTimes
-from benchmarks.load.regression import BETWEEN_RUNS, ERROR, compare, moderate
+from benchmarks.load.points import ClosedLoop, Latencies, LoadFailure, LoadPoint, LoadReport, ServerTimes
+from benchmarks.load.regression import BETWEEN_RUNS, ERROR, compare, moderate, noise_of
 from builder.errors import SpecError
 
 LOADS = (1, 2, 4, 8)
@@ -85,6 +85,23 @@ def test_noisier_windows_give_a_wider_bound(rng):
     assert bounds["p99 ms"] > bounds["p50 ms"] > 2 * BETWEEN_RUNS["p50 ms"]
 
 
+def test_two_runs_differ_by_less_than_the_noise_that_one_of_them_states(rng):
+    beyond = 0
+    for _ in range(200):
+        one, two = report(rng), report(rng)
+        noise = noise_of(one)
+        beyond += any(
+            abs(math.log(change.new / change.baseline)) > math.log1p(noise[change.figure][change.load])
+            for change in compare(one, two).changes
+        )
+    # Three standard deviations of a binomial count above the rate that is stated.
+    assert beyond <= 200 * ERROR + 3 * math.sqrt(200 * ERROR * (1 - ERROR))
+
+
+def test_a_single_repetition_states_no_noise(rng):
+    assert noise_of(report(rng, windows=1)) == {}
+
+
 def test_every_load_and_figure_is_in_the_table(rng):
     text = compare(report(rng), report(rng, slower=1.3)).to_text()
     assert len(text.splitlines()) == 1 + 3 * len(LOADS) + 1
@@ -100,6 +117,17 @@ def test_requests_that_fail_now_are_a_regression(rng):
     assert not compare(failing, failing).is_worse
 
 
+def test_a_load_that_the_server_refuses_now_is_a_regression(rng):
+    same = report(rng)
+    refused = tuple(LoadFailure(load=point.load, reason="queue full") for point in same.points)
+    some = compare(same, replace(same, points=same.points[:3], failures=refused[3:]))
+    assert (some.new_failures, some.left_out, some.is_worse) == (("8 at a time",), (), True)
+    every = compare(same, replace(same, points=(), failures=refused))
+    assert len(every.new_failures) == 4
+    assert every.changes == ()
+    assert "requests fail now at 1 at a time; requests fail now at 2 at a time" in every.to_text()
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -107,6 +135,7 @@ def test_requests_that_fail_now_are_a_regression(rng):
         ({"gpu": "t4"}, "GPU none and t4"),
         ({"environment": {"CPU": "two", "cores": "2"}}, "CPU one and two"),
         ({"environment": {"CPU": "one", "cores": "4"}}, "cores 2 and 4"),
+        ({"environment": {"CPU": "one", "cores": "2", "images": "HTTP"}}, "images none and HTTP"),
     ],
 )
 def test_another_model_or_machine_does_not_compare(rng, change, reason):
