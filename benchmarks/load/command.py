@@ -67,7 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     sweep = measure_sweep(options, find_perf_analyzer(arguments.perf_analyzer), arguments.argv, progress)
     report = sweep.report
     batching = batching_line(report, sweep.config, images_per_request=options.batch)
-    print(to_text(report, batching=batching, commands=sweep.commands, hand_over=answers_after_its_call(sweep.config)))
+    hand_over = answers_after_its_call(sweep.config)
+    print(to_text(report, batching=batching, commands=sweep.commands, hand_over=hand_over))
     if arguments.sla_ms is not None:
         print(goal_line(report, arguments.sla_ms, arguments.percentile))
     _write(arguments, "json", lambda path: path.write_text(json.dumps(report.to_json(), indent=2) + "\n"))
@@ -86,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
             sla_ms=arguments.sla_ms,
             percentile=arguments.percentile,
             comparison=comparison,
+            hand_over=hand_over,
         ),
     )
     is_missed = arguments.sla_ms is not None and report.best_within(arguments.sla_ms, arguments.percentile) is None

@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.charts import Row, Series, amount, bar_chart, column_chart, line_chart, stacked_bars
 from benchmarks.load.points import PERCENTILES, ClosedLoop, LoadPoint, LoadReport, OpenLoop
 from benchmarks.load.regression import COLUMNS, Comparison
+from benchmarks.load.text import HAND_OVER, shortcomings
 from builder.durable import replace_file
 from builder.page import document, escaped, row, table
 
@@ -30,11 +31,11 @@ def write_html(
     sla_ms: float | None = None,
     percentile: int = 99,
     comparison: Comparison | None = None,
-    hand_over: str = "",
+    hand_over: bool = False,
 ) -> None:
     """Write the page, whole or not at all; ``batching`` is ``batching_line``'s, ``commands`` what measured the points.
 
-    ``hand_over`` is what is to be known of Triton's times where they are not those of the model.
+    ``hand_over`` says that Triton's times are not those of the model, which answers after its call.
 
     Raises:
         OSError: the file cannot be written.
@@ -62,13 +63,7 @@ def _verdict(
         for point in report.points
         if point.failed
     ]
-    lines += [f"requests fail at {failure.load}: {failure.reason}" for failure in report.failures]
-    lines += [
-        f"not kept up at {point.load}: {point.delayed_share:.0%} of the requests were sent late, a wait that is in no "
-        "latency"
-        for point in report.points
-        if not point.kept_up
-    ]
+    lines += shortcomings(report)
     is_worse = bool(comparison and comparison.is_worse)
     items = [escaped(line) for line in lines]
     if comparison:
@@ -143,7 +138,7 @@ def _curve(name: str, points: Sequence[LoadPoint], sla_ms: float | None, percent
     return f"<h3>{name[0].upper()}{name[1:]}</h3>{chart}"
 
 
-def _times(points: Sequence[LoadPoint], hand_over: str) -> str:
+def _times(points: Sequence[LoadPoint], hand_over: bool) -> str:
     rows = []
     for point in points:
         server, client = point.server_ms, point.client_ms
@@ -161,7 +156,7 @@ def _times(points: Sequence[LoadPoint], hand_over: str) -> str:
             )
         )
     chart = stacked_bars(rows, PARTS, x_label="ms of a request, the mean", label="Where the time of a request goes")
-    told = f"<p><b>{escaped(hand_over)}</b></p>" if hand_over else ""
+    told = f"<p><b>Here {escaped(HAND_OVER)}.</b></p>" if hand_over else ""
     return (
         "<h2>Where the time goes</h2><p>Queue: until an instance takes the request. Input, compute and output: in the "
         "model. Client: to write the request and to read the answer. Rest: what is left of the latency, on the way and "

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 
 from benchmarks.load.points import PERCENTILES, ClosedLoop, Latencies, LoadPoint, LoadReport, ServerTimes, Usage
-from benchmarks.load.regression import BETWEEN_RUNS, compare
+from benchmarks.load.regression import noise_of
 from benchmarks.tables import key_values, table
 
 _MB = 1e6
@@ -27,15 +27,20 @@ def to_text(report: LoadReport, *, batching: str, commands: Sequence[str], hand_
     if report.service_ms:
         services = ", ".join(f"{size}: {ms:.2f}" for size, ms in sorted(report.service_ms.items()))
         lines.append(f"ms of an execution by its number of images: {services}")
-    lines += [f"not measured at {each.load}: {each.reason}" for each in report.failures]
-    lines += [
+    lines += shortcomings(report)
+    lines += ["", "by hand:", *(f"  {command}" for command in commands), "", key_values(report.environment)]
+    return "\n".join(lines)
+
+
+def shortcomings(report: LoadReport) -> list[str]:
+    """A line for each load that could not be measured, or was not the one that was asked for."""
+    lines = [f"not measured at {each.load}: {each.reason}" for each in report.failures]
+    return lines + [
         f"not kept up at {point.load}: {point.delayed_share:.0%} of the requests were sent late, a wait that is in no "
         "latency"
         for point in report.points
         if not point.kept_up
     ]
-    lines += ["", "by hand:", *(f"  {command}" for command in commands), "", key_values(report.environment)]
-    return "\n".join(lines)
 
 
 def goal_line(report: LoadReport, sla_ms: float, percentile: int) -> str:
@@ -49,16 +54,6 @@ def goal_line(report: LoadReport, sla_ms: float, percentile: int) -> str:
         f"goal: {goal}: met up to {best.throughput_images_per_s:.1f} images/s, {best.load}, with "
         f"{best.latency_ms.percentile(percentile):.1f} ms"
     )
-
-
-def noise_of(report: LoadReport) -> Mapping[str, Mapping[str, float]]:
-    """By how much two runs like this one may differ, relative, by figure and load; empty with one repetition."""
-    if any(len(point.windows_images_per_s) < 2 for point in report.points):
-        return {}
-    noise: dict[str, dict[str, float]] = {figure: {} for figure in BETWEEN_RUNS}
-    for change in compare(report, report).changes:
-        noise[change.figure][change.load] = change.bound
-    return noise
 
 
 def to_csv(report: LoadReport) -> str:

@@ -12,6 +12,7 @@ from benchmarks.load.points import (
     ClientTimes,
     ClosedLoop,
     Latencies,
+    LoadFailure,
     LoadPoint,
     LoadReport,
     OpenLoop,
@@ -102,6 +103,20 @@ def test_batching_failures_and_regressions_stand_on_top(tmp_path):
     assert "REGRESSION : requests fail now at 1 at a time" in told
     assert 'class="verdict failed"' in text
     assert 'class="over">WORSE</b>' in text
+
+
+def test_loads_that_were_not_measured_stand_on_top(tmp_path):
+    what = report()
+    late = replace(what.points[-1], delayed_share=0.4)
+    failed = LoadFailure(load=ClosedLoop(concurrency=64), reason="Exceeds maximum queue size")
+    told = verdict(page(tmp_path, replace(what, points=(*what.points[:-1], late), failures=(failed,))))
+    assert "not measured at 64 at a time: Exceeds maximum queue size" in told
+    assert "not kept up at 40/s poisson: 40% of the requests were sent late" in told
+
+
+def test_times_that_are_not_the_models_are_said_to_be(tmp_path):
+    assert "hand-over" not in page(tmp_path)
+    assert "Here input, compute and output are the hand-over" in page(tmp_path, hand_over=True)
 
 
 def test_text_from_elsewhere_is_no_markup(tmp_path):
