@@ -66,6 +66,16 @@ class Page:
     console: tuple[str, ...]
     """What it complained about: blocked by the page's policy, not found, a script's error."""
 
+    def flaws(self) -> list[str]:
+        """What a reader would stumble on, none of which a page of this project should have."""
+        found = list(self.console)
+        found += ["the page is wider than its window"] * self.scrolls_sideways
+        for chart in self.charts:
+            found += [f"{chart.label}: is empty"] * (chart.marks == 0)
+            found += [f"{chart.label}: {words!r} is cut off" for words in chart.outside]
+            found += [f"{chart.label}: {words!r} lie on each other" for words in chart.clashes]
+        return found
+
 
 def open_page(
     path: Path, *, screenshot: Path | None = None, width: int = 1200, height: int = 1600, dark: bool = False

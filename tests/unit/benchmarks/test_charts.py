@@ -263,13 +263,28 @@ def test_a_browser_draws_them_with_nothing_cut_off_or_on_another(tmp_path, width
     path = tmp_path / "charts.html"
     path.write_text(document("charts", sections))
     page = open_page(path, width=width, dark=dark)
-    assert page.console == ()
-    assert not page.scrolls_sideways
+    assert page.flaws() == []
     assert [chart.label for chart in page.charts] == [
         *("lines", "powers", "many", "stacked", "grouped"),
         *(f"columns {count}" for count in (2, 9, 65)),
     ]
-    assert {
-        chart.label: (chart.outside, chart.clashes) for chart in page.charts if chart.outside or chart.clashes
-    } == {}
     assert [chart.marks for chart in page.charts[-3:]] == [1 + 1, 1 + 8, 1 + 64]
+
+
+def test_a_browser_notices_what_a_reader_would(tmp_path):
+    label = 'role="img" aria-label="bad"'
+    words = '<text x="90" y="20">cut off</text><text x="0" y="20">one</text><text x="3" y="21">two</text>'
+    chart = f'<svg {label} viewBox="0 0 100 40" style="width:100px">{words}</svg>'
+    script = "<script>document.title = 'x'</script>"
+    path = tmp_path / "bad.html"
+    path.write_text(document("bad", [chart, '<div style="width:3000px">wide</div>', script]))
+    page = open_page(path)
+    assert page.title == "bad"
+    blocked, *flaws = page.flaws()
+    assert "Content Security Policy" in blocked
+    assert flaws == [
+        "the page is wider than its window",
+        "bad: is empty",
+        "bad: 'cut off' is cut off",
+        "bad: 'one / two' lie on each other",
+    ]

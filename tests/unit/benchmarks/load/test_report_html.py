@@ -153,8 +153,7 @@ def test_a_browser_shows_every_chart(tmp_path, width, dark):
     new = report(slower=1.3)
     page(tmp_path, new, sla_ms=100, comparison=compare(report(), new))
     shown = open_page(tmp_path / "load.html", width=width, dark=dark)
-    assert shown.console == ()
-    assert not shown.scrolls_sideways
+    assert shown.flaws() == []
     assert shown.title == "Load on detector"
     assert [chart.label for chart in shown.charts] == [
         "Latency over throughput, closed loop",
@@ -170,6 +169,3 @@ def test_a_browser_shows_every_chart(tmp_path, width, dark):
     assert "goal: p99 100 ms" in closed.texts
     assert times.marks >= 6 * len(new.points)
     assert all(chart.marks >= 5 for chart in histograms)
-    assert {
-        chart.label: (chart.outside, chart.clashes) for chart in shown.charts if chart.outside or chart.clashes
-    } == {}
