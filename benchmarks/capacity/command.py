@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from benchmarks.reporting import count, positive, progress
 from builder.console import DEFAULT_REPOSITORY
 from builder.errors import SpecError
+from clients.connection_arguments import add_connection
 
 if TYPE_CHECKING:
     from benchmarks.capacity.bounds import Graph
+    from benchmarks.capacity.confirm import Confirmation
     from benchmarks.capacity.plan import CapacityPlan
     from benchmarks.capacity.request import CapacityRequest
 
@@ -28,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--json", type=Path, metavar="FILE", help="write every figure there too")
     add("--html", type=Path, metavar="FILE", help="write a page with charts")
+    add("--confirm", metavar="URL", help="send the share of one GPU to this server: grpc://HOST:PORT")
+    add("--confirm-s", type=positive(float), default=30.0, help="for so long (default: 30)")
+    add_connection(parser)
 
 
 def _add_goal(parser: argparse.ArgumentParser) -> None:
@@ -78,11 +83,13 @@ def _add_figures(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the plan; exit code 1 where no kind meets the goal.
+    """Print the plan; exit code 1 where no kind meets the goal, or the server of --confirm misses it.
 
     Raises:
         BuilderError: the request, a report or the model is at fault.
+        ClientError: the server of --confirm cannot be reached, or is none of this project's.
     """
+    from benchmarks.capacity.page import page
     from benchmarks.capacity.plan import plan
     from benchmarks.capacity.text import to_text
 
@@ -90,18 +97,38 @@ def run(arguments: argparse.Namespace) -> int:
         if path and not path.parent.is_dir():
             raise SpecError(f"{flag} {path}: expected the folder {path.parent}, found none; make it, or name another")
     request = _request(arguments)
+    model = _model_to_confirm(arguments, request)
     made = plan(request, progress)
+    found = _confirmation(arguments, made, model)
     command = f"python -m benchmarks {shlex.join(arguments.argv)}"
-    print(f"{to_text(made)}\n\n{command}")
-    _write("--json", arguments.json, lambda: json.dumps(made.to_json() | {"command": command}, indent=2) + "\n")
-    _write("--html", arguments.html, lambda: _page(made, command))
-    return 0 if made.meets else 1
+    print(f"{to_text(made, found)}\n\n{command}")
+    told = made.to_json() | {"confirmation": found and found.to_json(), "command": command}
+    _write("--json", arguments.json, lambda: json.dumps(told, indent=2) + "\n")
+    _write("--html", arguments.html, lambda: page(made, command, found))
+    return 0 if made.meets and (found is None or found.holds) else 1
 
 
-def _page(made: CapacityPlan, command: str) -> str:
-    from benchmarks.capacity.page import page
+def _model_to_confirm(arguments: argparse.Namespace, request: CapacityRequest) -> str:
+    """The model that the server of --confirm is asked for; empty without it."""
+    if arguments.confirm is None:
+        return ""
+    if len(request.kinds) > 1:
+        raise SpecError("--confirm: expected one --gpu, as the server runs on one, got several")
+    report = request.kinds[0].report
+    model: str | None = arguments.model or (report.model if report else None)
+    if model is None:
+        raise SpecError("--confirm: expected the model's name, by --model or a --report, got none")
+    return model
 
-    return page(made, command)
+
+def _confirmation(arguments: argparse.Namespace, made: CapacityPlan, model: str) -> Confirmation | None:
+    from benchmarks.capacity.confirm import confirm
+    from clients.connection_arguments import connection_options
+
+    if not model or made.kinds[0].planned is None:
+        return None
+    progress(f"{arguments.confirm}: sending one server's share for {made.request.confirm_s:g} s")
+    return confirm(made.request, made.kinds[0], arguments.confirm, model, connection_options(arguments))
 
 
 def _request(arguments: argparse.Namespace) -> CapacityRequest:
@@ -132,6 +159,7 @@ def _request(arguments: argparse.Namespace) -> CapacityRequest:
         graph=graph,
         frames=arguments.frames,
         seed=arguments.seed,
+        confirm_s=arguments.confirm_s,
     )
 
 

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from benchmarks.capacity.plan import CapacityPlan, KindPlan
 from benchmarks.capacity.request import CapacityRequest
 from benchmarks.capacity.server_model import Source
 from benchmarks.capacity.simulation import PERCENTILES, Outcome
-from benchmarks.capacity.text import decision, formula_lines, head, kind_rows, notes, scenario_header, scenario_rows
+from benchmarks.capacity.text import (
+    confirmation_lines,
+    decision,
+    formula_lines,
+    head,
+    kind_rows,
+    notes,
+    scenario_header,
+    scenario_rows,
+)
 from benchmarks.charts import Row, Series, bar_chart, line_chart
 from builder.page import document, escaped, row, table
 
+if TYPE_CHECKING:
+    from benchmarks.capacity.confirm import Confirmation
 
-def page(plan: CapacityPlan, command: str) -> str:
+
+def page(plan: CapacityPlan, command: str, confirmation: Confirmation | None = None) -> str:
     """HTML: the decision, the kinds side by side, and of each its scenarios and its day."""
     request = plan.request
     sections = [
         _verdict(plan),
+        _list(confirmation_lines(request, confirmation) if confirmation else ()),
         _list(head(request)),
         "<h2>GPUs by kind</h2>",
         _gpus_chart(plan),

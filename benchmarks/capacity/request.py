@@ -58,6 +58,8 @@ class CapacityRequest:
     frames: int
     """That are simulated of each scenario, about."""
     seed: int = 0
+    confirm_s: float = 30.0
+    """How long a real server is sent its share."""
 
     @property
     def images_per_s(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from benchmarks.capacity.bounds import COMPUTE, LATENCY, MEMORY, PCIE
 from benchmarks.capacity.formulas import BUS_SHARE, HOURS_A_MONTH, worked_out
@@ -14,13 +15,19 @@ from benchmarks.capacity.simulation import PERCENTILES, Scenario, pinned
 from benchmarks.tables import table
 from builder.memory import KEPT_FREE
 
+if TYPE_CHECKING:
+    from benchmarks.capacity.confirm import Confirmation
 
-def to_text(plan: CapacityPlan) -> str:
+
+def to_text(plan: CapacityPlan, confirmation: Confirmation | None = None) -> str:
     """Everything, the decision at the end."""
     blocks = ["\n".join(head(plan.request)), table(["", *(kind.kind.name for kind in plan.kinds)], kind_rows(plan))]
     blocks.append("\n".join(line for kind in plan.kinds for line in formula_lines(plan.request, kind)))
     blocks += [table(scenario_header(plan.request, kind), scenario_rows(kind)) for kind in plan.kinds if kind.outcomes]
-    return "\n\n".join([*blocks, "\n".join(notes(plan)), "\n".join(decision(plan))])
+    blocks.append("\n".join(notes(plan)))
+    if confirmation is not None:
+        blocks.append("\n".join(confirmation_lines(plan.request, confirmation)))
+    return "\n\n".join([*blocks, "\n".join(decision(plan))])
 
 
 def head(request: CapacityRequest) -> list[str]:
@@ -109,6 +116,8 @@ def notes(plan: CapacityPlan) -> list[str]:
             lines.append(f"{name}: the throughput is by hand; {how}, since nothing else is known.")
     if any(kind.sized.bounds.memory is None and kind.kind.gpu for kind in plan.kinds):
         lines.append("?: not known without the graph: --model or --weights.")
+    if any(kind.kind.gpu and kind.kind.gpu.slice_of for kind in plan.kinds):
+        lines.append("MIG slices: each counts as a GPU; a board that is lost takes all of its slices with it.")
     lines.append(
         f"Memory and buses are planned with {KEPT_FREE:.0%} and {1 - BUS_SHARE:.0%} kept free. At full load a request "
         "waits for the batch that runs and is computed with the next."
@@ -118,6 +127,27 @@ def notes(plan: CapacityPlan) -> list[str]:
         f"cameras are back on the others after {request.reconnect_s:g} s, judged is what comes to those from the loss "
         f"on. {Scenario.ROLLOUT}: half of the cameras on each, on every GPU at once, with no batch in common."
     )
+    return lines
+
+
+def confirmation_lines(request: CapacityRequest, confirmation: Confirmation) -> list[str]:
+    """What a real server made of one GPU's share, beside the simulation of the same frames."""
+    measured, simulated = confirmation.measured_ms, confirmation.simulated_ms
+    pairs = [
+        f"p{percent} {measured[percent]:.1f} (simulated {simulated[percent]:.1f}, "
+        f"{simulated[percent] / measured[percent] - 1:+.0%})"
+        for percent in sorted(measured.keys() & simulated.keys())
+    ]
+    verdict = "holds" if confirmation.holds else "is missed"
+    lines = [
+        f"Confirmed on {confirmation.url}, {confirmation.streams} cameras for {request.confirm_s:g} s, "
+        f"{confirmation.frames} frames, {confirmation.failed} failed, ms: {', '.join(pairs) or 'none was answered'}.",
+        f"{confirmation.within:.2%} within {request.sla_ms:g} ms: the goal {verdict} there.",
+    ]
+    if confirmation.server_batch != confirmation.planned_batch:
+        lines.append(
+            f"That server takes batches up to {confirmation.server_batch}, the plan is of {confirmation.planned_batch}."
+        )
     return lines
 
 
