@@ -20,7 +20,7 @@ from builder.comparison import SAME_BOX_IOU, AccuracyDrop, Comparison, Confidenc
 from builder.disagreements import pictures, place
 from builder.durable import replace_file
 from builder.gate import GateLimits, confidence_drop
-from builder.page import document, escaped, figure, row, table
+from builder.page import definitions, document, escaped, figure, row, table
 
 if TYPE_CHECKING:
     from builder.mixed import Mixture
@@ -92,8 +92,7 @@ def _facts(reference: AccuracyReport, candidate: AccuracyReport, facts: Mapping[
     if unreadable:
         more = f" and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
         known["left out"] = f"{', '.join(unreadable[:5])}{more}: cannot be read"
-    lines = (f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>" for name, value in (known | dict(facts)).items())
-    return f"<dl>{''.join(lines)}</dl>"
+    return definitions(known | dict(facts))
 
 
 def _accuracy(reference: AccuracyReport, candidate: AccuracyReport, comparison: Comparison, limits: GateLimits) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _STYLE = """
@@ -120,6 +120,12 @@ def document(title: str, sections: Iterable[str]) -> str:
         + "\n".join(filter(None, sections))
         + "\n</main></body></html>\n"
     )
+
+
+def definitions(rows: Mapping[str, object]) -> str:
+    """Names and what they stand for, as text."""
+    lines = (f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>" for name, value in rows.items())
+    return f"<dl>{''.join(lines)}</dl>"
 
 
 def row(cells: Iterable[str], tag: str = "td") -> str:

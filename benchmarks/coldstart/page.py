@@ -10,7 +10,7 @@ from benchmarks.coldstart.figures import Requests
 from benchmarks.coldstart.report import HOW, LARGEST_FIRST, ColdstartReport
 from benchmarks.coldstart.variants import Warmup
 from benchmarks.machine import other_load_text
-from builder.page import document, escaped
+from builder.page import definitions, document, escaped
 
 
 def page(report: ColdstartReport) -> str:
@@ -37,8 +37,7 @@ def _sections(report: ColdstartReport) -> Iterator[str]:
         yield f"<h2>After {report.idlings[0].idle_s:g} s idle</h2>"
         yield _after_idling(report)
     yield "<h2>Where and with what</h2>"
-    rows = "".join(f"<dt>{escaped(key)}</dt><dd>{escaped(value)}</dd>" for key, value in report.environment.items())
-    yield f"<dl>{rows}</dl>"
+    yield definitions(report.environment)
 
 
 def _by_number(report: ColdstartReport, model: str) -> str:

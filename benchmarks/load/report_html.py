@@ -14,7 +14,7 @@ from benchmarks.load.points import PERCENTILES, ClosedLoop, LoadPoint, LoadRepor
 from benchmarks.load.regression import COLUMNS, Comparison
 from benchmarks.load.text import HAND_OVER, shortcomings
 from builder.durable import replace_file
-from builder.page import document, escaped, row, table
+from builder.page import definitions, document, escaped, row, table
 
 PARTS = ("queue", "input", "compute", "output", "client", "rest")
 _WIDE_RANGE = 12
@@ -281,7 +281,6 @@ def _compared(comparison: Comparison) -> str:
 
 
 def _measured(environment: Mapping[str, str], commands: Sequence[str]) -> str:
-    rows = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>" for name, value in environment.items())
     lines = "\n".join(map(escaped, commands))
     shown = f"<h3>Commands</h3><p>What measured each load.</p><pre>{lines}</pre>" if commands else ""
-    return f"<h2>Environment</h2><dl>{rows}</dl>{shown}"
+    return f"<h2>Environment</h2>{definitions(environment)}{shown}"

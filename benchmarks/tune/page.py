@@ -16,7 +16,7 @@ from benchmarks.tune.report import (
     winner_words,
 )
 from benchmarks.tune.search import Outcome, Step
-from builder.page import document, escaped, figure, row, table
+from builder.page import definitions, document, escaped, figure, row, table
 
 _CURVE_POINTS = 33
 
@@ -166,5 +166,4 @@ def _searched(outcome: Outcome) -> str:
 
 
 def _environment(report: TuneReport) -> str:
-    rows = "".join(f"<dt>{escaped(key)}</dt><dd>{escaped(value)}</dd>" for key, value in report.environment.items())
-    return f"<h2>Measured on</h2><dl>{rows}</dl>"
+    return f"<h2>Measured on</h2>{definitions(report.environment)}"
