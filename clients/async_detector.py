@@ -85,6 +85,15 @@ class AsyncDetector:
         transport = self._connected()
         return await transport.run(self._session.is_ready(transport.dialect))
 
+    async def refresh(self) -> bool:
+        """Read the model's contract again, and go by it from now on; whether it has changed. As Detector.refresh."""
+        transport = self._connected()
+        fresh = await transport.run(self._session.refreshed(transport.dialect))
+        if fresh is None:
+            return False
+        self._session = fresh
+        return True
+
     async def detect(
         self,
         image: ImageSource,

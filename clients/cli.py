@@ -86,6 +86,13 @@ def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar="C",
         help="leave out what is less certain (default 0.25)",
     )
+    parser.add_argument(
+        "--send",
+        choices=("pixels", "encoded", "shared-memory"),
+        default="pixels",
+        help="how images go to the server: encoded, to the model that build --encoded publishes, or shared-memory, "
+        "where it runs on this machine (default pixels)",
+    )
     parser.add_argument("--save", type=Path, metavar="DIR", help="write the pictures with boxes drawn into this folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object per image and line")
     parser.set_defaults(run=_detect)
@@ -117,16 +124,17 @@ def _detect(arguments: argparse.Namespace) -> int:
 
     failed = 0
     options = connection_options(arguments)
-    with Detector(arguments.url, arguments.model, timeout_s=arguments.timeout, options=options) as detector:
+    url, model, send = arguments.url, arguments.model, arguments.send
+    with Detector(url, model, timeout_s=arguments.timeout, options=options, send=send) as detector:
         folder = PictureFolder(arguments.save, arguments.images) if arguments.save else None
         for path in arguments.images:
             try:
                 pixels = read_pixels(path)
+                detections = detector.detect(path if send == "encoded" else pixels, arguments.confidence)
             except ImageError as error:
                 _complain(error)
                 failed += 1
                 continue
-            detections = detector.detect(pixels, arguments.confidence)
             saved = folder.save(path, draw(pixels, detections)) if folder else None
             print(_json(path, pixels, detections) if arguments.json else _text(path, pixels, detections), flush=True)
             if saved and not arguments.json:

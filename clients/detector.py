@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
@@ -85,6 +86,18 @@ class Detector:
         """
         return self._transport.run(self._session.is_ready(self._transport.dialect))
 
+    def refresh(self) -> bool:
+        """Read the model's contract again, and go by it from now on; whether it has changed.
+
+        A server may load another version of a model at any time, with other classes or of another size. Raises what
+        making a detector raises; it then goes on as before. Calls that have begun end as they began.
+        """
+        fresh = self._transport.run(self._session.refreshed(self._transport.dialect))
+        if fresh is None:
+            return False
+        self._session = fresh
+        return True
+
     def detect(
         self,
         image: ImageSource,
@@ -133,18 +146,34 @@ class Detector:
         it may be endless. Where an image failed, ``next`` raises its error, and the
         ``next`` after it goes on; see :class:`clients.many.Results`.
         """
-        session = self._session.keeping(selection)
+        self._session.check(confidence, priority)
+        self._session.keeping(selection)
+        pace = self.pace(in_flight)
+        detect = functools.partial(
+            self.detect_one_of_many, pace=pace, confidence=confidence, priority=priority, selection=selection
+        )
+        return Results(detect, images, pace.most, pace)
 
-        def detect(image: ImageSource, index: int, cancellation: Cancellation) -> Detections:
-            steps = session.detect_one_of_many(
-                self._transport.dialect, image, confidence, priority=priority, index=index, pace=pace
-            )
-            return self._transport.run(steps, cancellation)
+    def pace(self, in_flight: int | None = None) -> Pace:
+        """How many requests at a time; by default as many as keep the server's batcher full."""
+        return Pace(self._session.in_flight(in_flight))
 
-        session.check(confidence, priority)
-        most = session.in_flight(in_flight)
-        pace = Pace(most)
-        return Results(detect, images, most, pace)
+    def detect_one_of_many(
+        self,
+        image: ImageSource,
+        index: int,
+        cancellation: Cancellation,
+        *,
+        pace: Pace,
+        confidence: float,
+        priority: int,
+        selection: Selection,
+    ) -> Detections:
+        """What ``detect_many`` does with each image, in a thread for each."""
+        steps = self._session.keeping(selection).detect_one_of_many(
+            self._transport.dialect, image, confidence, priority=priority, index=index, pace=pace
+        )
+        return self._transport.run(steps, cancellation)
 
     def close(self) -> None:
         """Close the connection; with shared memory, wait for the server to give that back, for 5 s at most."""

@@ -20,6 +20,8 @@ DEFAULT_URL = "grpc://127.0.0.1:8001"
 DEFAULT_PORT = 8080
 REQUESTS_PER_WORKER = 4
 """Under way at a time: most of them are being read."""
+FOLLOW_S = 2.0
+"""Between two looks at what the server says of the model."""
 DESCRIPTION = """
 Offer a served detector as a small GraphQL endpoint over HTTP: POST /graphql, GET /schema, /health/live, /health/ready.
 It has no users and no passwords: by default it listens on this machine only.
@@ -104,9 +106,27 @@ async def _serve(detector: Detector, arguments: argparse.Namespace) -> None:
             if not _is_loopback(arguments.host):
                 print(f"warning: everyone who reaches {arguments.host} may use the model", file=sys.stderr)
             print(f"gateway to {detector.model} at {address}/graphql, Ctrl-C stops it", flush=True)
+            following = asyncio.create_task(_follow(detector))
             await stop.wait()
+            following.cancel()
     finally:
         gateway.close()
+
+
+async def _follow(detector: Detector) -> None:
+    """Go by the classes and the size of whatever version the server has loaded, and say so when they change."""
+    import asyncio
+
+    while True:
+        await asyncio.sleep(FOLLOW_S)
+        try:
+            changed = await asyncio.to_thread(detector.refresh)
+        except ClientError:
+            # Requests and /health/ready say what is wrong.
+            continue
+        if changed:
+            height, width = detector.size
+            print(f"{detector.model} has changed: {width}x{height}, {', '.join(detector.names)}", flush=True)
 
 
 def _is_loopback(host: str) -> bool:

@@ -17,7 +17,7 @@ class Pace:
         """Begin with ``most``, which is never exceeded."""
         self.limit = most
         """Requests to have under way at a time, at least 1."""
-        self._most = most
+        self.most = most
         self._cuts = 0
         self._answers = 0
 
@@ -29,7 +29,7 @@ class Pace:
         """One was answered."""
         self._answers += 1
         if self._answers >= ANSWERS_PER_STEP * self.limit:
-            self.limit, self._answers = min(self._most, self.limit + 1), 0
+            self.limit, self._answers = min(self.most, self.limit + 1), 0
 
     def refused(self, mark: int) -> None:
         """One had no place; of all that were sent before the limit was cut, only the first cuts it."""

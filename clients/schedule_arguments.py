@@ -32,7 +32,7 @@ def add_schedule(parser: argparse.ArgumentParser) -> None:
 
 
 def scheduled_detector(arguments: argparse.Namespace, options: ConnectionOptions | None = None) -> ScheduledDetector:
-    """The detector of ``--schedule``, with ``url`` and ``timeout`` of the command; raises ClientError."""
+    """The detector of ``--schedule``, with ``url``, ``timeout`` and ``send`` of the command; raises ClientError."""
     from clients.options import DEFAULT_OPTIONS
     from clients.schedule import read_schedule, read_zone
     from clients.scheduled_detector import ScheduledDetector
@@ -44,6 +44,7 @@ def scheduled_detector(arguments: argparse.Namespace, options: ConnectionOptions
         control_url=arguments.control_url,
         timeout_s=arguments.timeout,
         options=options or DEFAULT_OPTIONS,
+        send=arguments.send,
     )
 
 

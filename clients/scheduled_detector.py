@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Self
@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.address import address_from
-from clients.detections import Detections
 from clients.detector import Detector
 from clients.errors import ClientError, ContractError, ModelNotFoundError, ModelNotReadyError, OptionsError
-from clients.images import ImageSource
 from clients.letterbox import GREY
 from clients.model_control import ControlModeError, ModelControl
 from clients.options import DEFAULT_OPTIONS, ConnectionOptions
 from clients.schedule import Schedule
+from clients.scheduled_calls import ScheduledCalls
 from clients.scheduled_parts import DetectorLike, ModelLoader
-from clients.session import DEFAULT_CONFIDENCE, DEFAULT_TIMEOUT_S
+from clients.sending import Send
+from clients.session import DEFAULT_TIMEOUT_S
 
 TICK_S = 0.5
 """The longest time between two looks at the clock, which may be set, and at what calls have met."""
@@ -35,6 +35,8 @@ WARM_REQUESTS = 2
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 """Between attempts to make a model ready; the pause doubles from the first to the longest."""
+
+NOT_ENCODED = tuple(each for each in Send if each is not Send.ENCODED)
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class _Served:
         self.retired_at: datetime | None = None
 
 
-class ScheduledDetector:
+class ScheduledDetector(ScheduledCalls):
     """A detector that asks the model which its schedule names for the moment.
 
     ``connect`` makes the detector of a model, ``loader``, which it closes with itself, loads and unloads models on the
@@ -111,12 +113,18 @@ class ScheduledDetector:
         options: ConnectionOptions = DEFAULT_OPTIONS,
         prepare_s: float = PREPARE_S,
         unload_after_s: float | None = UNLOAD_AFTER_S,
+        send: Send | str = Send.PIXELS,
     ) -> Self:
         """Detectors of one server; the arguments are those of Detector, and of this class.
 
         ``control_url`` is where models are loaded, by default ``url``. For an ``http://`` address it has to be given,
         the server's gRPC address at best: see ``clients.model_control``. Raises OptionsError without it.
         """
+        if send == Send.ENCODED:
+            raise OptionsError(
+                f"expected send to be one of {', '.join(map(repr, map(str, NOT_ENCODED)))}, got {send!r}: it is "
+                "detectors that are loaded and unloaded, and encoded images go to the ensembles beside them"
+            )
         if control_url is None and not address_from(url).is_grpc:
             raise OptionsError(
                 f"expected control_url, the gRPC address of the server at {url}: a model that is loaded over HTTP "
@@ -126,7 +134,7 @@ class ScheduledDetector:
         try:
             return cls(
                 schedule,
-                lambda model: Detector(url, model, timeout_s=timeout_s, options=options),
+                lambda model: Detector(url, model, timeout_s=timeout_s, options=options, send=send),
                 loader,
                 prepare_s=prepare_s,
                 unload_after_s=unload_after_s,
@@ -141,36 +149,9 @@ class ScheduledDetector:
         return self._current.model
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The class names of the model in use, in the order of their numbers."""
-        return self._current.detector.names
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the input of the model in use."""
-        return self._current.detector.size
-
-    @property
     def problem(self) -> str | None:
         """Why another model than the schedule's is in use, or the next one is not ready; None: all is well."""
         return self._problem
-
-    @property
-    def max_batch_size(self) -> int:
-        """The most images that go into one request of the model in use."""
-        return self._current.detector.max_batch_size
-
-    def detect(self, image: ImageSource, confidence: float = DEFAULT_CONFIDENCE, *, priority: int = 0) -> Detections:
-        """Find objects of at least ``confidence`` in one image with the model in use; as Detector.detect."""
-        with self._in_use() as detector:
-            return detector.detect(image, confidence, priority=priority)
-
-    def detect_batch(
-        self, images: Iterable[ImageSource], confidence: float = DEFAULT_CONFIDENCE, *, priority: int = 0
-    ) -> list[Detections]:
-        """Find objects in several images, all with the model in use when it is called; as Detector.detect_batch."""
-        with self._in_use() as detector:
-            return detector.detect_batch(images, confidence, priority=priority)
 
     def close(self) -> None:
         """Stop following the clock, unload what was replaced, and close the connections."""
@@ -194,6 +175,10 @@ class ScheduledDetector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def _used(self) -> DetectorLike:
+        return self._current.detector
 
     @contextlib.contextmanager
     def _in_use(self) -> Iterator[DetectorLike]:

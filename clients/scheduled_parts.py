@@ -7,7 +7,10 @@ from typing import Protocol
 
 from clients.detections import Detections
 from clients.images import ImageSource
+from clients.pace import Pace
+from clients.selection import EVERYTHING, Selection
 from clients.session import DEFAULT_CONFIDENCE
+from clients.transport import Cancellation
 
 
 class DetectorLike(Protocol):
@@ -25,13 +28,41 @@ class DetectorLike(Protocol):
     def max_batch_size(self) -> int:
         """The most images that go into one request."""
 
-    def detect(self, image: ImageSource, confidence: float = DEFAULT_CONFIDENCE, *, priority: int = 0) -> Detections:
+    def detect(
+        self,
+        image: ImageSource,
+        confidence: float = DEFAULT_CONFIDENCE,
+        *,
+        priority: int = 0,
+        selection: Selection = EVERYTHING,
+    ) -> Detections:
         """Find objects in one image."""
 
     def detect_batch(
-        self, images: Iterable[ImageSource], confidence: float = DEFAULT_CONFIDENCE, *, priority: int = 0
+        self,
+        images: Iterable[ImageSource],
+        confidence: float = DEFAULT_CONFIDENCE,
+        *,
+        priority: int = 0,
+        selection: Selection = EVERYTHING,
     ) -> list[Detections]:
         """Find objects in several images."""
+
+    def pace(self, in_flight: int | None = None) -> Pace:
+        """How many requests at a time."""
+
+    def detect_one_of_many(
+        self,
+        image: ImageSource,
+        index: int,
+        cancellation: Cancellation,
+        *,
+        pace: Pace,
+        confidence: float,
+        priority: int,
+        selection: Selection,
+    ) -> Detections:
+        """Find objects in one image of many that are under way."""
 
     def close(self) -> None:
         """Close the connection."""

@@ -100,6 +100,15 @@ class Session:
         self._pool = InputPool(self._contract)
         keep_freed_memory(self._contract)
 
+    def refreshed(self, dialect: Dialect) -> Steps[Self | None]:
+        """The same for what the server says of the model now; None where that is what it said before.
+
+        Raises what ``open`` does; this session then stays as it is.
+        """
+        fresh = copy.copy(self)
+        yield from fresh.open(dialect)
+        return None if fresh.contract == self.contract else fresh
+
     def closing(self) -> Steps[None]:
         """Take back what the server has of this session, while there is still a connection."""
         yield from ()

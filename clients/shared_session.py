@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,8 +49,17 @@ class SharedSession(Session):
         GPU.
         """
         yield from super().open(dialect)
-        self._sharing = sharing_with(self._kind, dialect.memory(), self.contract, self._url, self._options)
-        yield from self._sharing.open(min(self._timeout_s, CONNECT_TIMEOUT_S))
+        yield from self._share(dialect)
+
+    def refreshed(self, dialect: Dialect) -> Steps[Self | None]:
+        """The same for what the server says of the model now, in memory of its own; this one's is given back."""
+        fresh = copy.copy(self)
+        yield from Session.open(fresh, dialect)
+        if fresh.contract == self.contract:
+            return None
+        yield from fresh._share(dialect)
+        yield from self.closing()
+        return fresh
 
     def closing(self) -> Steps[None]:
         """Have the server give the memory back; the connection is still needed for it."""
@@ -79,6 +90,10 @@ class SharedSession(Session):
             make = functools.partial(batch_of, chunk, self.contract, priority=priority, first=first)
             results += yield from self._infer_shared(dialect, make, len(chunk), confidence, deadline)
         return results
+
+    def _share(self, dialect: Dialect) -> Steps[None]:
+        self._sharing = sharing_with(self._kind, dialect.memory(), self.contract, self._url, self._options)
+        yield from self._sharing.open(min(self._timeout_s, CONNECT_TIMEOUT_S))
 
     def _infer_shared(
         self, dialect: Dialect, make: Callable[[Room], Batch], count: int, confidence: float, deadline: float

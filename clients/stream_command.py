@@ -152,8 +152,6 @@ def _detector(arguments: argparse.Namespace) -> Detector | ScheduledDetector:
     if arguments.schedule is None:
         send, timeout_s = arguments.send, arguments.timeout
         return Detector(arguments.url, arguments.model, timeout_s=timeout_s, options=options, send=send)
-    if arguments.send != "pixels":
-        raise ClientError(f"expected --send pixels with --schedule, got {arguments.send}: leave one of them out")
     return scheduled_detector(arguments, options)
 
 

@@ -361,6 +361,11 @@ class TestErrors:
         assert "answered" in outcomes
         assert all("Exceeds maximum queue size" in each for each in refused)
 
+    def test_many_images_wait_for_a_full_queue(self, url: str) -> None:
+        with Detector(url, "busy") as detector:
+            found = list(detector.detect_many([picture(9, 9, {})] * 4, in_flight=4))
+        assert [len(each) for each in found] == [0] * 4
+
     @pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
     def test_impossible_deadline_is_refused(self, url: str, timeout_s: float) -> None:
         with pytest.raises(ValueError, match="timeout_s in seconds above 0"):
@@ -445,6 +450,11 @@ class TestCommandLine:
             "  rot 0.90  xyxy 10.0 20.0 30.0 40.0",
             "  grün 0.60  xyxy 50.0 60.0 70.0 80.0",
         ]
+
+    def test_images_may_go_by_shared_memory(self, url: str, image: Path) -> None:
+        result = self.run(url, image, "--send", "shared-memory")
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout == self.run(url, image).stdout
 
     def test_json_has_one_object_per_image_and_line(self, url: str, image: Path) -> None:
         result = self.run(url, image, image, "--json", "--confidence", 0.7)

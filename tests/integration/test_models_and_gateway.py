@@ -344,6 +344,15 @@ def scheduled(url: str, clock: Clock, text: str = DAY_AND_NIGHT, unload_after_s:
 
 
 class TestScheduledDetector:
+    def test_many_frames_go_by_shared_memory(self, server: TritonServer, url: str) -> None:
+        frames = [np.zeros((9, 9, 3), np.uint8)] * 40
+        schedule = read_schedule("all=day", ZoneInfo("UTC"))
+        with ScheduledDetector.from_url(
+            url, schedule, control_url=server.grpc_url, send="shared-memory", unload_after_s=None
+        ) as detector:
+            found = list(detector.detect_many(frames))
+        assert [len(each) for each in found] == [1] * 40
+
     def test_model_of_the_hour_is_loaded_and_used(self, url: str, control: ModelControl) -> None:
         with scheduled(url, Clock("2026-11-22T20:00")) as detector:
             assert (who(detector), detector.model, detector.size) == ("night 1", "night", (32, 32))
@@ -654,6 +663,29 @@ class TestGateway:
             control.load("day")
             assert gateway.get("/health/ready") == 200
             assert gateway.ask(query, image=png(9, 9)) == (200, {"data": {"detect": {"count": 1}}})
+
+    def test_gateway_goes_by_the_model_that_is_loaded_now(
+        self, url: str, control: ModelControl, server: TritonServer
+    ) -> None:
+        config = server.options.repository / "day" / "config.pbtxt"
+        whole = config.read_text()
+        query = "query($image: Image!) { model { width classes } detect(image: $image) { detections { class } } }"
+        with _Gateway(url, "day") as gateway:
+            _, before = gateway.ask(query, image=png(9, 9))
+            try:
+                config.write_text(whole.replace("day 3", "dawn").replace("[48, 64, 3]", "[48, 96, 3]"))
+                control.load("day")
+                assert eventually(lambda: gateway.ask("{ model { width } }")[1] == {"data": {"model": {"width": 96}}})
+                _, after = gateway.ask(query, image=png(9, 9))
+                assert gateway.process.stdout is not None
+                said = gateway.process.stdout.readline()
+            finally:
+                config.write_text(whole)
+                control.load("day")
+        assert before["data"]["detect"] == {"detections": [{"class": "day 3"}]}
+        assert after["data"]["detect"] == {"detections": [{"class": "dawn"}]}
+        assert after["data"]["model"]["classes"][3] == "dawn"
+        assert said == "day has changed: 96x48, day 0, day 1, day 2, dawn\n"
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_signal_ends_it_in_order(self, server: TritonServer, number: int) -> None:

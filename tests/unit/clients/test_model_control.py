@@ -20,9 +20,12 @@ from clients.detections import Detections
 from clients.errors import ClientError, InferenceError, ModelNotReadyError
 from clients.images import ImageSource
 from clients.model_control import ModelControl
+from clients.pace import Pace
 from clients.schedule import read_schedule
 from clients.schedule_arguments import add_schedule, check_model_or_schedule, scheduled_detector
 from clients.scheduled_detector import ScheduledDetector
+from clients.selection import EVERYTHING, Selection
+from clients.transport import Cancellation
 
 ROOT = Path(__file__).resolve().parents[3]
 HEAVY = "{'graphql', 'aiohttp', 'grpc', 'tritonclient', 'cv2', 'numpy', 'asyncio'}"
@@ -114,6 +117,7 @@ class TestScheduleArguments:
         parser.add_argument("--model")
         parser.add_argument("--url", default="grpc://127.0.0.1:9")
         parser.add_argument("--timeout", type=float, default=5.0)
+        parser.add_argument("--send", default="pixels")
         add_schedule(parser)
         return parser.parse_args(arguments)
 
@@ -137,6 +141,7 @@ class TestScheduleArguments:
             (("--schedule", "a=m", "--tz", "Mars/North"), "expected a time zone"),
             (("--schedule", "a=m", "--url", "http://127.0.0.1:9"), "expected control_url, the gRPC address"),
             (("--schedule", "a=m"), "no server at grpc://127.0.0.1:9"),
+            (("--schedule", "a=m", "--send", "encoded"), "expected send to be one of 'pixels', 'shared-memory'"),
         ],
     )
     def test_schedule_that_cannot_be_followed_is_one_line(self, arguments: tuple[str, ...], message: str) -> None:
@@ -183,16 +188,45 @@ class FakeDetector:
         self._server = server
         self._is_closed = False
 
-    def detect(self, image: ImageSource, confidence: float = 0.25, *, priority: int = 0) -> Detections:
+    def detect(
+        self,
+        image: ImageSource,
+        confidence: float = 0.25,
+        *,
+        priority: int = 0,
+        selection: Selection = EVERYTHING,
+    ) -> Detections:
         assert not self._is_closed
         if self.names[0] not in self._server.loaded:
             raise ModelNotReadyError(f"model {self.names[0]!r} is not ready")
-        return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), self.names)
+        box, sure, first = np.ones((1, 4), np.float32), np.ones(1, np.float32), np.zeros(1, np.int64)
+        return selection.apply(Detections(box, sure, first, self.names))
 
     def detect_batch(
-        self, images: Iterable[ImageSource], confidence: float = 0.25, *, priority: int = 0
+        self,
+        images: Iterable[ImageSource],
+        confidence: float = 0.25,
+        *,
+        priority: int = 0,
+        selection: Selection = EVERYTHING,
     ) -> list[Detections]:
-        return [self.detect(image, confidence) for image in images]
+        return [self.detect(image, confidence, selection=selection) for image in images]
+
+    def pace(self, in_flight: int | None = None) -> Pace:
+        return Pace(in_flight or 2)
+
+    def detect_one_of_many(
+        self,
+        image: ImageSource,
+        index: int,
+        cancellation: Cancellation,
+        *,
+        pace: Pace,
+        confidence: float,
+        priority: int,
+        selection: Selection,
+    ) -> Detections:
+        return self.detect(image, confidence, priority=priority, selection=selection)
 
     def close(self) -> None:
         self._is_closed = True
@@ -235,6 +269,26 @@ class TestSwitching:
             assert detector.detect(IMAGE).names == ("night",)
         assert server.done == ["load day", "load night", "unload day", "close"]
         assert server.loaded == {"night"}
+
+    def test_many_images_go_to_the_model_that_is_in_use_when_each_is_sent(self) -> None:
+        server, clock = Server(), Clock()
+        with (
+            self.detector(server, clock) as detector,
+            detector.detect_many((IMAGE for _ in range(1000)), in_flight=1) as results,
+        ):
+            assert next(results).names == ("day",)
+            clock.set("2026-11-22T20:00")
+            assert _eventually(lambda: detector.model == "night")
+            later = [next(results).names for _ in range(10)]
+        assert later[-1] == ("night",)
+
+    def test_selection_is_that_of_the_model_in_use(self) -> None:
+        server, clock = Server(), Clock()
+        with self.detector(server, clock) as detector:
+            assert len(detector.detect(IMAGE, selection=Selection(maximum=0))) == 0
+            assert len(detector.detect_batch([IMAGE], selection=Selection(classes=("day",)))[0]) == 1
+            with pytest.raises(ValueError, match="no class 'night'"):
+                detector.detect(IMAGE, selection=Selection(classes=("night",)))
 
     def test_model_of_two_entries_stays_loaded(self) -> None:
         server, clock = Server(), Clock()

@@ -44,12 +44,12 @@ EXPIRED = RpcStatusError("UNAVAILABLE", "[request id: <id_unknown>] Request time
 Answer = bytes | Exception
 
 
-def config_answer() -> bytes:
+def config_answer(names: str = '["a", "b"]') -> bytes:
     config = model_config_pb2.ModelConfig(name="m", max_batch_size=4)
     config.input.add(name="images", data_type=model_config_pb2.TYPE_UINT8, dims=[32, 32, 3])
     config.output.add(name="detections", data_type=model_config_pb2.TYPE_FP32, dims=[10, 6])
     config.parameters["contract"].string_value = "detections/1"
-    config.parameters["names"].string_value = '["a", "b"]'
+    config.parameters["names"].string_value = names
     return bytes(service_pb2.ModelConfigResponse(config=config).SerializeToString())
 
 
@@ -121,6 +121,28 @@ def detect(play: Play, **options: Any) -> Detections:
     session, dialect = opened(play, **options)
     found: Detections = play.run(session.detect(dialect, PICTURE, 0.25, 0))
     return found
+
+
+class TestRefresh:
+    def test_model_that_is_what_it_was_needs_no_new_session(self) -> None:
+        play = Play([config_answer()])
+        session, dialect = opened(play)
+        assert play.run(session.refreshed(dialect)) is None
+
+    def test_other_classes_make_a_new_session_and_leave_this_one(self) -> None:
+        play = Play([config_answer('["c", "d"]'), rows_answer()])
+        session, dialect = opened(play)
+        fresh = play.run(session.refreshed(dialect))
+        assert fresh.contract.names == ("c", "d")
+        assert session.contract.names == ("a", "b")
+        assert play.run(fresh.detect(dialect, PICTURE, 0.25, 0)).names == ("c", "d")
+
+    def test_server_that_is_gone_leaves_the_session_as_it_is(self) -> None:
+        play = Play([REFUSED] * 4)
+        session, dialect = opened(play)
+        with pytest.raises(ServerUnavailableError):
+            play.run(session.refreshed(dialect))
+        assert session.contract.names == ("a", "b")
 
 
 class TestOneOfMany:
