@@ -9,6 +9,7 @@ from benchmarks.reporting import Report, add_reporting, positive, progress, repo
 from builder.console import DEFAULT_REPOSITORY
 from builder.errors import SpecError
 
+PARTS = ("starts", "switching", "idling")
 HELP = "the first requests after a start, with warmup and without, after a switch and after idling"
 
 
@@ -31,12 +32,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--repository", type=Path, default=DEFAULT_REPOSITORY)
     add("--images", type=Path, nargs="+", default=(), help="pictures, cycled (default: the two of Ultralytics)")
     add("--requests", type=positive(int), default=60, help="after each start, 20 or more (default: 60)")
-    add("--idle-s", type=_seconds, default=60.0, metavar="S", help="how long to idle; 0 leaves it out (default: 60)")
+    add("--idle-s", type=positive(float), default=60.0, metavar="S", help="how long to idle (default: 60)")
     add(
         "--keepwarm-s",
         type=positive(float),
         metavar="S",
         help="idle also with python -m clients keepwarm beside it, every so often, and say whether it helps",
+    )
+    add(
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        default=PARTS,
+        metavar="PART",
+        help=f"what to measure, of {', '.join(PARTS)} (default: all; switching takes two models)",
     )
     add("--html", type=Path, metavar="FILE", help="write a page with the latency by request number")
     add_reporting(parser, repeats=5)
@@ -59,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         requests=arguments.requests,
         idle_s=arguments.idle_s,
         keepwarm_s=arguments.keepwarm_s,
+        parts=frozenset(arguments.parts),
     )
 
     def measure() -> Report:
@@ -72,11 +82,3 @@ def run(arguments: argparse.Namespace) -> int:
         return report
 
     return reported(arguments, measure)
-
-
-def _seconds(text: str) -> float:
-    """0 or more, not infinite."""
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected seconds from 0, got {text}")
-    return value

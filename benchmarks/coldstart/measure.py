@@ -35,8 +35,9 @@ class ColdstartOptions:
     requests: int
     """After each start; the second half is the steady one."""
     idle_s: float
-    """0: idling is left out."""
     keepwarm_s: float | None
+    parts: frozenset[str]
+    """Of ``starts``, ``switching`` and ``idling``."""
 
 
 def measure_coldstart(options: ColdstartOptions, argv: Sequence[str], progress: Progress) -> ColdstartReport:
@@ -50,9 +51,17 @@ def measure_coldstart(options: ColdstartOptions, argv: Sequence[str], progress: 
     models = [_model(options, name) for name in options.models]
     others = Others()
     version = _rehearsed(options, models[0], progress)
-    with tempfile.TemporaryDirectory() as folder:
-        starts = _starts(options, models, Path(folder), others, progress)
-    switches, alternations = _switches(options, models, others, progress)
+    starts: list[Start] = []
+    switches: list[Switch] = []
+    alternations: list[Alternation] = []
+    idlings: list[Idling] = []
+    if "starts" in options.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            starts = _starts(options, models, Path(folder), others, progress)
+    if "switching" in options.parts:
+        switches, alternations = _switches(options, models, others, progress)
+    if "idling" in options.parts:
+        idlings = _idlings(options, models[0], others, progress)
     return ColdstartReport(
         served_by=f"configs/{options.config_name}.pbtxt" if options.config_name else "config.pbtxt",
         models=options.models,
@@ -61,7 +70,7 @@ def measure_coldstart(options: ColdstartOptions, argv: Sequence[str], progress: 
         starts=tuple(starts),
         switches=tuple(switches),
         alternations=tuple(alternations),
-        idlings=tuple(_idlings(options, models[0], others, progress)),
+        idlings=tuple(idlings),
         other_cpu_share=others.share(),
         environment=environment(argv, tritonserver=version),
     )
@@ -135,8 +144,6 @@ def _switches(
 
 
 def _idlings(options: ColdstartOptions, model: Model, others: Others, progress: Progress) -> list[Idling]:
-    if not options.idle_s:
-        return []
     ways = [None] if options.keepwarm_s is None else [None, options.keepwarm_s]
     idlings = []
     with logged_server(options.repository, (model.name,), model.config_name) as (server, _):

@@ -23,9 +23,9 @@ def _sections(report: ColdstartReport) -> Iterator[str]:
     verdicts = "".join(f"<p>{escaped(line)}</p>" for line in report.target_lines())
     keepwarm = report.keepwarm_text()
     verdicts += f"<p>{escaped(keepwarm)}</p>" if keepwarm else ""
-    yield f'<div class="verdict{failed}">{verdicts}</div>'
+    yield f'<div class="verdict{failed}">{verdicts}</div>' if verdicts else ""
     yield f"<p>{escaped(HOW)} {escaped(other_load_text(report.other_cpu_share))}.</p>"
-    for model in report.models:
+    for model in report.started:
         yield f"<h2>{escaped(model)}: latency by request number after READY</h2>"
         yield _by_number(report, model)
         yield "<h3>From the start of the process to READY</h3>"

@@ -62,8 +62,13 @@ class ColdstartReport:
 
     @property
     def all_met(self) -> bool:
-        """Whether every model does."""
-        return all(map(self.met, self.models))
+        """Whether every model does, as far as starts were measured."""
+        return all(map(self.met, self.started))
+
+    @property
+    def started(self) -> list[str]:
+        """The models whose starts were measured."""
+        return list(dict.fromkeys(each.model for each in self.starts))
 
     def to_json(self) -> dict[str, Any]:
         """Every latency of every turn, and the figures that are printed."""
@@ -85,7 +90,7 @@ class ColdstartReport:
                     "reached": self.first_ratios[model, Warmup.AS_BUILT].median,
                     "met": self.met(model),
                 }
-                for model in self.models
+                for model in self.started
             ],
             "keepwarm": self.keepwarm_text(),
             "other_cpu_share": self.other_cpu_share,
@@ -99,10 +104,7 @@ class ColdstartReport:
             f"{self.requests} requests after each start; medians over the turns (lowest-highest); steady is the "
             "median of the second half\n" + other_load_text(self.other_cpu_share),
             HOW,
-            table(
-                ("seconds from the start of the process", "server up", "model loaded in", "READY"), self._readiness()
-            ),
-            table(("milliseconds of a request", *NUMBERS.values(), "steady", "first / steady"), self._start_rows()),
+            self._start_text(),
             self._switch_text(),
             self._idle_text(),
             "\n".join(self.target_lines()),
@@ -113,7 +115,7 @@ class ColdstartReport:
     def target_lines(self) -> list[str]:
         """One line for each model."""
         lines = []
-        for model in self.models:
+        for model in self.started:
             reached = {warmup: each.median for (name, warmup), each in self.first_ratios.items() if name == model}
             others = ", ".join(f"{warmup} {each:.2f}" for warmup, each in reached.items() if warmup != Warmup.AS_BUILT)
             lines.append(
@@ -146,6 +148,13 @@ class ColdstartReport:
             )
         return f"{verdict}: {measured}"
 
+    def _start_text(self) -> str:
+        if not self.starts:
+            return "starts: not measured (--parts)"
+        header = ("seconds from the start of the process", "server up", "model loaded in", "READY")
+        milliseconds = ("milliseconds of a request", *NUMBERS.values(), "steady", "first / steady")
+        return f"{table(header, self._readiness())}\n\n{table(milliseconds, self._start_rows())}"
+
     def _readiness(self) -> list[tuple[str, ...]]:
         rows = []
         for model, warmup in self.arrangements:
@@ -160,7 +169,7 @@ class ColdstartReport:
 
     def _start_rows(self) -> list[tuple[str, ...]]:
         rows = []
-        for model in self.models:
+        for model in self.started:
             for name, warmup in self.arrangements:
                 if name == model:
                     requests = [each.requests for each in self.of(model, warmup)]
@@ -180,7 +189,7 @@ class ColdstartReport:
 
     def _switch_text(self) -> str:
         if not self.switches:
-            return "switching between models: not measured, it takes a second --model"
+            return "switching between models: not measured (it takes a second --model)"
         rows = []
         for model in dict.fromkeys(each.to for each in self.switches):
             switches = [each for each in self.switches if each.to == model]
@@ -232,7 +241,7 @@ class ColdstartReport:
                 )
             )
         if not rows:
-            return "idling: not measured (--idle-s 0)"
+            return "idling: not measured (--parts)"
         header = ("milliseconds of a request", "before", *NUMBERS.values(), "steady", "first / steady")
         return "\n".join(filter(None, (table(header, rows), self.keepwarm_text())))
 

@@ -106,9 +106,13 @@ def test_keepwarm_helps_only_where_every_turn_and_a_tenth_say_so(
 def test_what_was_not_measured_is_said() -> None:
     made = report(switches=(), alternations=(), idlings=())
     text = made.to_text()
-    assert "switching between models: not measured, it takes a second --model" in text
-    assert "idling: not measured (--idle-s 0)" in text
+    assert "switching between models: not measured (it takes a second --model)" in text
+    assert "idling: not measured (--parts)" in text
     assert made.keepwarm_text() is None
+    idled = report(starts=(), switches=(), alternations=())
+    assert "starts: not measured (--parts)" in idled.to_text()
+    assert idled.all_met
+    assert idled.to_json()["targets"] == []
     unknown = report(starts=tuple(replace(each, up_s=None, load_s=None) for each in made.starts))
     assert "–" in unknown.to_text()
 
@@ -173,7 +177,7 @@ def test_a_wrong_request_is_one_line_and_code_2(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("seconds", ["-1", "inf", "nan", "long"])
+@pytest.mark.parametrize("seconds", ["0", "-1", "inf", "nan", "long"])
 def test_what_is_no_time_to_idle_is_refused(seconds: str) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["coldstart", "--model", "day", f"--idle-s={seconds}"])
