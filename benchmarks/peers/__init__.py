@@ -1,0 +1,1 @@
+"""``python -m benchmarks peers``: this project beside others on one machine: same pictures, same boxes, in turns."""

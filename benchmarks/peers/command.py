@@ -1,0 +1,65 @@
+"""``python -m benchmarks peers``: arguments in, a table and a page out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.reporting import Report, positive, progress, reported
+from builder.errors import SpecError
+
+HELP = "image to boxes, throughput, bytes and memory beside Ultralytics and Roboflow's server"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add = parser.add_argument
+    add("--weights", type=Path, required=True, help="a .pt; everybody serves these weights")
+    add("--images", type=Path, nargs="+", default=(), help="pictures, cycled (default: the two of Ultralytics)")
+    add("--callers", type=positive(int), default=4, help="at once, for the throughput (default: 4)")
+    add("--calls", type=positive(int), default=5, help="of each in each turn and for each picture (default: 5)")
+    add("--duration-s", type=positive(float), default=3.0, help="of each throughput in each turn (default: 3)")
+    add("--settle-s", type=positive(float), default=1.0, help="before each, not counted (default: 1)")
+    add("--repeats", type=positive(int), default=5, help="turns (default: 5)")
+    add(
+        "--roboflow-python",
+        type=Path,
+        metavar="FILE",
+        help="Python of an environment with Roboflow's server: pip install 'inference-cpu[http]' (7 GB)",
+    )
+    add("--html", type=Path, metavar="FILE", help="write a page with charts")
+    add("--json", type=Path, metavar="FILE", help="write every figure there too")
+    # Whoever does not find the boxes is an error, not a slow one.
+    parser.set_defaults(check=True)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and report; exit code 1 where somebody's boxes are not those of the others."""
+    from benchmarks.peers.measure import PeersOptions, measure_peers
+    from benchmarks.peers.page import page
+
+    html: Path | None = arguments.html
+    if html and not html.parent.is_dir():
+        raise SpecError(f"--html {html}: expected the folder {html.parent}, found none; make it, or name another")
+    options = PeersOptions(
+        weights=arguments.weights,
+        images=tuple(arguments.images),
+        callers=arguments.callers,
+        calls=arguments.calls,
+        duration_s=arguments.duration_s,
+        settle_s=arguments.settle_s,
+        repeats=arguments.repeats,
+        roboflow_python=arguments.roboflow_python,
+    )
+
+    def measure() -> Report:
+        report = measure_peers(options, arguments.argv, progress)
+        if html:
+            try:
+                html.write_text(page(report))
+            except OSError as e:
+                # The figures are worth more than their page.
+                progress(f"--html {html}: cannot be written: {e.strerror}")
+        return report
+
+    return int(reported(arguments, measure) != 0)

@@ -1,0 +1,89 @@
+"""Workers, servers of others, and what they hold, with real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.peers.processes import OthersLoad, PeerError, Worker, memory_bytes
+from benchmarks.peers.roboflow import roboflow_server, write_package
+
+HOLD = "import sys; held = b'1' * 50_000_000; print(len(held), flush=True); sys.stdin.read()"
+
+
+def children() -> set[int]:
+    return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
+
+
+def test_a_client_that_cannot_connect_says_why_and_leaves_no_process() -> None:
+    before = children()
+    spec = {"kind": "detector", "url": "grpc://127.0.0.1:1", "model": "m", "send": "pixels", "pictures": []}
+    with pytest.raises(PeerError, match=r"127\.0\.0\.1:1"):
+        Worker(spec)
+    assert children() == before
+
+
+def test_an_error_of_a_library_is_told_with_its_kind() -> None:
+    with (
+        Worker({"kind": "roboflow", "port": 1, "model": "m", "names": [], "pictures": [__file__]}) as worker,
+        pytest.raises(PeerError, match="^ConnectionRefusedError: "),
+    ):
+        worker.ask("boxes")
+
+
+def test_memory_is_that_of_the_sessions_and_no_other() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    try:
+        process.stdout.readline()
+        held = memory_bytes([process.pid])
+        assert 50_000_000 < held < 120_000_000
+        assert memory_bytes([]) == 0
+    finally:
+        process.stdin.close()
+        process.stdout.close()
+        process.wait(30)
+    assert memory_bytes([process.pid]) == 0
+
+
+def test_the_load_of_others_is_a_share_of_the_machine() -> None:
+    others = OthersLoad([os.getsid(0), os.getpid()])
+    sum(range(2_000_000))
+    assert 0 <= others.share() <= 1.05
+
+
+def test_a_python_without_roboflows_server_is_a_reason(tmp_path: Path) -> None:
+    with (
+        pytest.raises(PeerError, match=r"its server ended with 1: ModuleNotFoundError: No module named"),
+        roboflow_server(Path(sys.executable), tmp_path / "new"),
+    ):
+        pass
+
+
+def test_a_python_that_is_not_there_is_a_reason(tmp_path: Path) -> None:
+    with (
+        pytest.raises(
+            PeerError, match=r"--roboflow-python .*none: expected the Python of an environment, found no file"
+        ),
+        roboflow_server(tmp_path / "none", tmp_path / "new"),
+    ):
+        pass
+
+
+def test_a_package_holds_the_graph_its_names_and_how_pictures_are_letterboxed(tmp_path: Path) -> None:
+    graph = tmp_path / "model.onnx"
+    graph.write_bytes(b"graph")
+    write_package(tmp_path / "package", graph, (384, 640), ("circle", "square"))
+    assert (tmp_path / "package" / "weights.onnx").read_bytes() == b"graph"
+    assert (tmp_path / "package" / "class_names.txt").read_text() == "circle\nsquare\n"
+    network = json.loads((tmp_path / "package" / "inference_config.json").read_text())["network_input"]
+    assert network["training_input_size"] == {"height": 384, "width": 640}
+    assert (network["resize_mode"], network["padding_value"], network["color_mode"]) == ("letterbox", 114, "rgb")
