@@ -61,7 +61,7 @@ def line_chart(
     y_label: str,
     label: str,
     limit: float | None = None,
-    limit_label: str = "limit",
+    limit_label: str = "",
     marks: Mapping[str, float] | None = None,
     log_x: bool = False,
     log_y: bool = False,
@@ -86,6 +86,7 @@ def line_chart(
     )
     drawn = [frame.grid(x_label, y_label), *(frame.upright(x, name) for name, x in upright.items())]
     if limit is not None:
+        limit_label = limit_label or f"limit {amount(limit)}"
         drawn.append(
             frame.told_above(limit_label) if is_far else frame.across(limit, limit_label, zip(xs, ys, strict=True))
         )
@@ -125,7 +126,7 @@ def bar_chart(
     x_label: str,
     label: str,
     limit: float | None = None,
-    limit_label: str = "limit",
+    limit_label: str = "",
 ) -> str:
     """A group of bars for each row, one per part from 0, its value at its end; ``limit`` is a line across all rows."""
     _require_looks(len(parts))
@@ -149,8 +150,9 @@ def bar_chart(
             drawn.append(bars.bar(look, y, (0.0, value), label, title))
             if span:
                 drawn.append(bars.whisker(y, span))
-            notes.append(bars.note(y, max(0.0, value, *(span or ())), amount(value)))
+            notes.append(bars.note(y, max(0.0, value, *(span or ())), amount(value), off=None if is_far else limit))
     if limit is not None:
+        limit_label = limit_label or f"limit {amount(limit)}"
         drawn.append(bars.told_beyond(limit_label) if is_far else bars.across(limit, limit_label))
     swatches = [svg.bar_swatch(look, label) for look in range(len(parts))]
     return _figure(bars.svg(label, x_label, [*drawn, *notes]), parts if len(parts) > 1 else (), swatches)

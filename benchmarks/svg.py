@@ -23,9 +23,9 @@ _NUMBERS = 70
 _MARKERS = (
     "m-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0z",
     "m-3.6,-3.6h7.2v7.2h-7.2z",
-    "m0,-4.8l4.6,8h-9.2z",
+    "m0,-5.4l5.2,9h-10.4z",
     "m0,-5l5,5l-5,5l-5,-5z",
-    "m0,4.8l4.6,-8h-9.2z",
+    "m0,5.4l5.2,-9h-10.4z",
     "m-4.5,-1.5h3v-3h3v3h3v3h-3v3h-3v-3h-3z",
 )
 _HATCHES = (
@@ -229,9 +229,13 @@ class Rows:
             f'M{high:.1f},{middle - 4:g}v8"/>'
         )
 
-    def note(self, y: float, value: float, words: str) -> str:
-        """Text behind a value."""
-        return text(self.x(value) + 7, y + THICK / 2 + 4, words, kind="halo")
+    def note(self, y: float, value: float, words: str, *, off: float | None = None) -> str:
+        """Text behind a value; ``off`` is one whose line it does not lie on."""
+        x = self.x(value) + 7
+        line = None if off is None else self.x(off)
+        if line is not None and x - 3 < line < x + len(words) * _DIGIT:
+            x = line + 5
+        return text(x, y + THICK / 2 + 4, words, kind="halo")
 
     def across(self, value: float, name: str) -> str:
         """A limit, named above its line."""

@@ -156,6 +156,13 @@ def test_bars_are_as_long_as_their_values_and_show_their_range():
     assert ">–</text>" in figure
 
 
+def test_the_value_of_a_bar_lies_on_no_limit():
+    figure = bar_chart([Row(name="a", values=(9.9,))], x_label="ms", label="chart", limit=10)
+    ((line,), (value,)) = (re.findall(f, figure) for f in (r'"limit" d="M([\d.]+),', r'x="([\d.]+)"[^>]*>9.9<'))
+    assert float(value) > float(line)
+    assert ">limit 10</text>" in figure
+
+
 def test_a_bar_below_zero_points_the_other_way():
     figure = bar_chart([Row(name="a", values=(10,)), Row(name="b", values=(-10,))], x_label="ms", label="chart")
     up, down = bars(figure)
