@@ -98,12 +98,12 @@ class PeersReport:
             "p50 ms",
             "p99 ms",
             "time / ours",
-            f"images/s, {self.callers} callers",
+            "images/s",
             "images/s / ours",
             "kB sent",
-            "kB received",
-            "MB memory",
-            "boxes agree",
+            "kB back",
+            "MB",
+            "boxes",
         )
 
     @property
@@ -114,8 +114,9 @@ class PeersReport:
             f"{self.weights} at {height}x{width}, from a picture's file to boxes in its own pixels. {self.repeats} "
             f"turns, each beginning with another; {self.boxes} boxes in {len(self.pictures)} pictures, and who does "
             f"not find {REQUIRED:.0%} of PyTorch's is not timed.",
-            "Every client is a process of its own, with one object for each caller. 'ours' is this project over gRPC "
-            "in FP32. Bytes are per picture, framing included; pixels in shared memory are on no wire.",
+            "Every client is a process of its own, with one object for each caller: one for ms, "
+            f"{self.callers} for images/s. 'ours' is this project over gRPC in FP32. kB are on the wire for a picture, "
+            "framing included; pixels in shared memory are on none. MB are of server and client together.",
             "All Triton layouts run in Triton's Python backend here, on onnxruntime or OpenVINO with all cores. The "
             "guide's free sizes let Ultralytics' client leave out grey borders, so it computes fewer pixels of a "
             "picture that is no square, and is judged by PyTorch without borders; 'with borders' it computes what "

@@ -31,7 +31,7 @@ def test_a_client_that_cannot_connect_says_why_and_leaves_no_process() -> None:
 def test_an_error_of_a_library_is_told_with_its_kind() -> None:
     with (
         Worker({"kind": "roboflow", "port": 1, "model": "m", "names": [], "pictures": [__file__]}) as worker,
-        pytest.raises(PeerError, match="^ConnectionRefusedError: "),
+        pytest.raises(PeerError, match=r"^ConnectionRefusedError: "),
     ):
         worker.ask("boxes")
 
