@@ -34,7 +34,7 @@ def gpus_needed(images_per_s: float, images_per_s_of_one: float, redundancy: flo
 def worked_out(images_per_s: float, images_per_s_of_one: float, redundancy: float) -> str:
     """The formula with its numbers: ``ceil(640 / 80 x 1.5) = 12``."""
     needed = gpus_needed(images_per_s, images_per_s_of_one, redundancy)
-    return f"ceil({images_per_s:g} / {_short(images_per_s_of_one)} x {redundancy:g}) = {needed}"
+    return f"ceil({amount(images_per_s)} / {amount(images_per_s_of_one)} x {redundancy:g}) = {needed}"
 
 
 def bus_bytes_per_s(gpu: GpuTarget) -> float | None:
@@ -70,5 +70,6 @@ def price_per_stream_month(price_per_hour: float, gpus: int, streams: int) -> fl
     return price_per_hour * gpus * HOURS_A_MONTH / streams
 
 
-def _short(number: float) -> str:
-    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
+def amount(number: float) -> str:
+    """A number as a reader takes it in: whole ones, and those from 100 on, without decimals."""
+    return f"{number:,.0f}" if number >= 100 or number == int(number) else f"{number:.3g}"

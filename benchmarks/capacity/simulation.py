@@ -23,8 +23,8 @@ from benchmarks.capacity.two_versions import simulate_versions
 from benchmarks.queueing.arrivals import cameras, poisson
 from benchmarks.queueing.batcher import Batcher, simulate
 
-MOST_SERVERS = 48
-"""Of a larger fleet as many are simulated, with few and with many streams in the fleet's proportion."""
+FEWEST_SERVERS, MOST_SERVERS = 4, 48
+"""Of a larger fleet as many are simulated as the frames suffice for, with few and with many streams in proportion."""
 FEWEST_STREAMS = 256
 """A smaller fleet is simulated several times, with other phases: few cameras may take turns, or collide, by chance."""
 FRAMES = 40_000
@@ -171,7 +171,7 @@ _SERVED: dict[Scenario, _Serve] = {
 
 
 def _steady(fleet: Fleet, serve: _Serve) -> Outcome:
-    counts = _sampled(pinned(fleet.streams, fleet.gpus))
+    counts = _sampled(pinned(fleet.streams, fleet.gpus), fleet)
     rounds, duration_s = _rounds(fleet), _duration_s(fleet, sum(counts))
     latency_s_L = _joined(
         latency_s
@@ -184,7 +184,7 @@ def _steady(fleet: Fleet, serve: _Serve) -> Outcome:
 
 def _with_loss(fleet: Fleet) -> Outcome:
     """The first GPU is lost after a quarter of the time; what comes to the others from then on is judged."""
-    survivors = _sampled(pinned_after_loss(fleet.streams, fleet.gpus))
+    survivors = _sampled(pinned_after_loss(fleet.streams, fleet.gpus), fleet)
     had = pinned(fleet.streams, fleet.gpus)[0]
     rounds = _rounds(fleet)
     duration_s = _duration_s(fleet, had + sum(own + got for own, got in survivors)) + fleet.reconnect_s
@@ -255,10 +255,12 @@ def _duration_s(fleet: Fleet, streams: int) -> float:
     return periods / fleet.fps
 
 
-def _sampled(servers: Sequence[_Server]) -> list[_Server]:
-    if len(servers) <= MOST_SERVERS:
+def _sampled(servers: Sequence[_Server], fleet: Fleet) -> list[_Server]:
+    frames_of_one = fleet.streams / fleet.gpus * fleet.fps * SHORTEST_S
+    most = min(MOST_SERVERS, max(FEWEST_SERVERS, round(fleet.frames / frames_of_one)))
+    if len(servers) <= most:
         return list(servers)
-    return [servers[place] for place in np.linspace(0, len(servers) - 1, MOST_SERVERS).round().astype(int)]
+    return [servers[place] for place in np.linspace(0, len(servers) - 1, most).round().astype(int)]
 
 
 def _joined(parts: Any) -> Frames:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from benchmarks.capacity.bounds import COMPUTE, LATENCY, MEMORY, PCIE
-from benchmarks.capacity.formulas import BUS_SHARE, HOURS_A_MONTH, worked_out
+from benchmarks.capacity.formulas import BUS_SHARE, HOURS_A_MONTH, amount, worked_out
 from benchmarks.capacity.known_cases import error_lines
 from benchmarks.capacity.plan import CapacityPlan, KindPlan
 from benchmarks.capacity.request import CapacityRequest
@@ -34,12 +34,12 @@ def head(request: CapacityRequest) -> list[str]:
     """What was asked for."""
     gbit_per_s = request.images_per_s * request.bytes_per_frame * 8 / 1e9
     return [
-        f"{request.streams} cameras x {request.fps:g} frames/s = {request.images_per_s:g} images/s, "
-        f"{request.images_per_s * request.peak:g} at the daily peak",
+        f"{request.streams:,} cameras x {request.fps:g} frames/s = {amount(request.images_per_s)} images/s, "
+        f"{amount(request.images_per_s * request.peak)} at the daily peak",
         f"goal: {request.percentile} % of the frames are answered within {request.sla_ms:g} ms; redundancy "
         f"{request.redundancy:g}",
-        f"{request.bytes_per_frame / 1e6:.2f} MB a frame and its answer: {gbit_per_s:.1f} Gbit/s into the servers and "
-        "over their buses",
+        f"{request.bytes_per_frame / 1e6:.2f} MB a frame and its answer: {amount(gbit_per_s)} Gbit/s over network and "
+        "buses",
     ]
 
 
@@ -69,9 +69,11 @@ def formula_lines(request: CapacityRequest, kind: KindPlan) -> list[str]:
     if kind.sized.gpus is not None:
         rate = kind.sized.bounds.images_per_s
         streams = request.streams / kind.sized.gpus
+        gbit_per_s = streams * request.fps * request.bytes_per_frame * 8 / 1e9
         lines.append(
             f"{kind.kind.name}: {worked_out(request.images_per_s, rate, request.redundancy)} "
-            f"{'GPU' if kind.sized.gpus == 1 else 'GPUs'}, {streams:.1f} streams each; {kind.sized.bounds.binds} binds"
+            f"{'GPU' if kind.sized.gpus == 1 else 'GPUs'}, {streams:.1f} streams and "
+            f"{gbit_per_s:.2f} Gbit/s each; {kind.sized.bounds.binds} binds"
         )
     if kind.why_not:
         lines.append(f"{kind.kind.name}: the goal is not met: {kind.why_not}")

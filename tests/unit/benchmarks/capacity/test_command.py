@@ -23,7 +23,7 @@ def test_640_a_second_at_80_a_gpu_take_12_and_the_goal_holds_with_them(tmp_path,
     flags = ["--gpu", "t4", "--throughput", "80", "--price", "t4=0.35", "--json", str(json_path)]
     assert main([*CAMERAS, *flags, "--html", str(page_path)]) == 0
     out = capsys.readouterr().out
-    assert "t4: ceil(640 / 80 x 1.5) = 12 GPUs, 5.3 streams each; compute binds" in out
+    assert "t4: ceil(640 / 80 x 1.5) = 12 GPUs, 5.3 streams and 0.53 Gbit/s each; compute binds" in out
     assert "Plan: 12 x t4, up to 6 streams on each, 3,066 a month, 47.91 a stream (by hand)." in out
     told = json.loads(json_path.read_text())
     (t4,) = told["gpus"]

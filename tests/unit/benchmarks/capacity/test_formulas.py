@@ -53,6 +53,8 @@ def cost_of(gflops: float, weight_bytes: int = 0, activation_bytes: int = 0) -> 
 def test_640_requests_a_second_at_80_a_gpu_take_12():
     assert gpus_needed(640, 80, 1.5) == 12
     assert worked_out(640, 80, 1.5) == "ceil(640 / 80 x 1.5) = 12"
+    assert worked_out(1_500_000, 22_300.4, 1.5) == "ceil(1,500,000 / 22,300 x 1.5) = 101"
+    assert worked_out(0.5, 0.125, 2) == "ceil(0.5 / 0.125 x 2) = 8"
 
 
 @pytest.mark.parametrize(
