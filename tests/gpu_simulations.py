@@ -24,6 +24,7 @@ from builder.serving import ServingSettings
 
 GOLDEN = Path(__file__).parent / "golden" / "gpu_surfaces.json"
 TRUE_REQUESTS = 4000
+DELAYS_US = (0, 500, 1000, 2000, 5000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +246,7 @@ def limits_ms(gpu: Gpu) -> tuple[float | None, ...]:
 def space() -> Space:
     """What is searched on every one of them."""
     base = ServingSettings(max_batch=32, queue_timeout_ms=0, max_queue_size=0)
-    return Space(base=base, batches=powers_of_two(32), instances=(1, 2, 3, 4), delays_us=(0, 500, 1000, 2000, 5000))
+    return Space(base=base, batches=powers_of_two(32), instances=(1, 2, 3, 4), delays_us=DELAYS_US, is_bounded=False)
 
 
 def key(settings: ServingSettings) -> str:

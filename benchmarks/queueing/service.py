@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 LARGEST_TABLED = 1024
 
@@ -20,7 +20,8 @@ class ServiceTimes:
     batches: tuple[int, ...]
     """Ascending."""
     seconds: tuple[float, ...]
-    _table: tuple[float, ...]
+    _table: tuple[float, ...] = field(repr=False, compare=False)
+    """Of the batches from 1 on."""
 
     @classmethod
     def from_measured(cls, seconds: Mapping[int, float]) -> ServiceTimes:

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load.points import LoadPoint
-from benchmarks.machine import OtherLoad
 from benchmarks.perf_analyzer import find_perf_analyzer
 from benchmarks.tables import key_values, table
 from benchmarks.tune.report import SCHEMA, short, trial_json
 from benchmarks.tune.run import TuneOptions, environment_of, searched
-from benchmarks.tune.space import Goal, Space, Trial, queue_bound
+from benchmarks.tune.space import Goal, Space, Trial
 from benchmarks.tune.surface import Surface, TrialFailedError
 from benchmarks.tune.triton_surface import serving
 from builder.errors import SpecError
@@ -116,11 +115,10 @@ def compare_with_grid(
     """
     config, space = searched(options)
     tuned, tuned_measurements = read_winner(against, space) if against else (None, 0)
-    trials = grid_trials(space, options.goal, clients)
+    trials = grid_trials(space, clients)
     measured = _kept(keep, trials)
     analyzer = find_perf_analyzer(options.perf_analyzer)
     with serving(options.repository, options.config_name, config, analyzer, options.timing) as surface:
-        others = OtherLoad(surface.server.pid)
         for number, trial in enumerate(trials, start=1):
             if trial not in measured:
                 measured[trial] = _measured(surface, trial)
@@ -129,7 +127,7 @@ def compare_with_grid(
                 progress(f"{number}/{len(trials)} {trial}")
         finalists = [trial for trial in _best(measured, options.goal) if trial != tuned][:FINALISTS]
         finals = _last_round(surface, [*finalists, tuned], progress) if tuned else {}
-        rows = environment_of(surface, others, argv)
+        rows = environment_of(surface, argv)
     return GridReport(
         model=options.model,
         goal=options.goal,
@@ -142,14 +140,12 @@ def compare_with_grid(
     )
 
 
-def grid_trials(space: Space, goal: Goal, clients: Sequence[int]) -> list[Trial]:
+def grid_trials(space: Space, clients: Sequence[int]) -> list[Trial]:
     """Every configuration under every load level, in an order in which a slow hour of the machine meets all alike."""
     trials = []
     for settings in space.configurations():
         for each in clients:
-            trial = Trial(settings=settings, clients=each)
-            bound = queue_bound(0.0, 0.0, goal, trial)
-            trials.append(dataclasses.replace(trial, settings=dataclasses.replace(settings, max_queue_size=bound)))
+            trials.append(Trial(settings=settings, clients=each))
     random.Random(0).shuffle(trials)  # noqa: S311 -- an order, no secret
     return trials
 
@@ -169,8 +165,7 @@ def read_winner(path: Path, space: Space) -> tuple[Trial, int]:
 
 def _trial(value: Mapping[str, int], space: Space) -> Trial:
     settings = space.settings(value["max_batch"], value["instances"], value["max_queue_delay_us"])
-    bounded = dataclasses.replace(settings, max_queue_size=value["max_queue_size"])
-    return Trial(settings=bounded, clients=value["clients"])
+    return Trial(settings=settings, clients=value["clients"])
 
 
 def _kept(path: Path, trials: Sequence[Trial]) -> Measured:

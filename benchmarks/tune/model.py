@@ -7,13 +7,15 @@
   are done.
 - ``overhead``: what a request needs beside that, on its way and in the server. It keeps no instance: with one client
   the latency is c(1) + overhead.
-- ``slowdown``: how much longer an execution takes for each further busy instance, from the throughput of several.
+- ``slowdown``: how much longer an execution takes for each further busy instance, from the throughput of several, by
+  batch: small ones leave room beside them.
 - ``jitter``: the standard deviation of the logarithm of execution times, from the spread of one client's latencies.
 - whether the requests of an execution are answered together or one by one: whichever explains the latencies better.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Mapping
@@ -28,10 +30,11 @@ from benchmarks.tune.space import Trial
 
 Measurements = Mapping[Trial, LoadPoint]
 
-EXECUTIONS = 25
+EXECUTIONS = 16
 """Of each instance that a prediction simulates at least."""
-REQUESTS = 400
+REQUESTS = 300
 """That a prediction simulates at least."""
+THOROUGH = 3
 WARM_UP = 0.25
 P99_OF_NORMAL = 2.326
 MOST_JITTER = 0.3
@@ -51,44 +54,63 @@ class Prediction:
     mean_batch: float
 
 
+@dataclass(frozen=True, slots=True)
+class Slowdown:
+    """Measured slowdowns by batch; straight lines over its logarithm between them, the nearest beyond."""
+
+    measured: tuple[tuple[int, float], ...] = ()
+    """Ascending."""
+
+    def __call__(self, batch: float) -> float:
+        """1 while nothing is measured: instances then promise nothing."""
+        if not self.measured:
+            return 1.0
+        batches, slowdowns = zip(*self.measured, strict=True)
+        return float(np.interp(math.log2(batch), np.log2(batches), slowdowns))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueueModel:
     """A deployment's parameters."""
 
     service: ServiceTimes
     overhead_s: float
-    slowdown: float
+    slowdown: Slowdown
     jitter: float
     answers: Answers = Answers.TOGETHER
 
-    def predict(self, trial: Trial, percentile: int) -> Prediction:
-        """Simulate the closed loop."""
-        settings = trial.settings
-        batcher = Batcher(
-            max_batch=settings.max_batch,
-            delay_s=settings.max_queue_delay_us / 1e6,
-            instances=settings.instances,
-            slowdown=self.slowdown,
-            answers=self.answers,
-        )
-        requests = max(REQUESTS, EXECUTIONS * trial.places, 10 * trial.clients)
-        served = simulate_closed(batcher, self._jittered(requests), trial.clients, requests, self.overhead_s)
-        # At the end there are fewer clients left.
-        latency_s = served.latency_s[int(requests * WARM_UP) : -trial.clients] + self.overhead_s
-        return Prediction(
-            # The law of Little.
-            throughput_images_per_s=float(trial.clients / latency_s.mean()),
-            latency_ms=float(np.percentile(latency_s, percentile) * 1e3),
-            mean_batch=served.mean_batch,
-        )
+    def predict(self, trial: Trial, percentile: int, *, thorough: bool = False) -> Prediction:
+        """Simulate the closed loop; thoroughly where a percentile shall not hang on a few requests."""
+        return _predicted(self, trial, percentile, thorough)
 
     def execution_ms(self, trial: Trial) -> float:
         """A full batch beside other busy instances."""
         settings = trial.settings
-        return self.service(settings.max_batch) * (1 + self.slowdown * (settings.instances - 1)) * 1e3
+        stretch = 1 + self.slowdown(settings.max_batch) * (settings.instances - 1)
+        return self.service(settings.max_batch) * stretch * 1e3
 
-    def _jittered(self, draws: int) -> _Jittered:
-        return _Jittered(self.service, self.jitter, draws)
+
+@functools.lru_cache(maxsize=4096)
+def _predicted(model: QueueModel, trial: Trial, percentile: int, thorough: bool) -> Prediction:
+    settings = trial.settings
+    batcher = Batcher(
+        max_batch=settings.max_batch,
+        delay_s=settings.max_queue_delay_us / 1e6,
+        instances=settings.instances,
+        slowdown=model.slowdown(min(settings.max_batch, max(1.0, trial.clients / settings.instances))),
+        answers=model.answers,
+    )
+    requests = max(REQUESTS, EXECUTIONS * trial.places, 10 * trial.clients) * (THOROUGH if thorough else 1)
+    service = _Jittered(model.service, model.jitter, requests)
+    served = simulate_closed(batcher, service, trial.clients, requests, model.overhead_s)
+    # At the end there are fewer clients left.
+    latency_s = served.latency_s[int(requests * WARM_UP) : -trial.clients] + model.overhead_s
+    return Prediction(
+        # The law of Little.
+        throughput_images_per_s=float(trial.clients / latency_s.mean()),
+        latency_ms=float(np.percentile(latency_s, percentile) * 1e3),
+        mean_batch=served.mean_batch,
+    )
 
 
 class _Jittered:
@@ -146,16 +168,15 @@ def _of_one_client(measurements: Measurements, service: ServiceTimes) -> tuple[f
     return overhead_s, min(max(spread, 0.0), MOST_JITTER)
 
 
-def _slowdown(measurements: Measurements, service: ServiceTimes) -> float:
-    """1 until it is measured: then instances promise nothing."""
-    seen = []
+def _slowdown(measurements: Measurements, service: ServiceTimes) -> Slowdown:
+    seen: dict[int, list[float]] = {}
     for trial, point in measurements.items():
         instances = trial.settings.instances
         if instances > 1 and trial.saturates:
             batch = max(1, round(point.mean_batch))
             stretch = instances * batch / (service(batch) * point.throughput_images_per_s)
-            seen.append((stretch - 1) / (instances - 1))
-    return max(0.0, statistics.median(seen)) if seen else 1.0
+            seen.setdefault(batch, []).append(max(0.0, (stretch - 1) / (instances - 1)))
+    return Slowdown(tuple((batch, statistics.median(seen[batch])) for batch in sorted(seen)))
 
 
 def _misfit(model: QueueModel, measurements: Measurements, percentile: int) -> float:

@@ -134,7 +134,7 @@ def _service(outcome: Outcome) -> str:
     )
     return (
         "<h2>The model's service times</h2><p>How long an execution holds its instance, from one instance that is "
-        f"never idle; further instances make it {outcome.model.slowdown:.0%} longer each.</p>{chart}"
+        f"never idle. What further instances add is said above.</p>{chart}"
     )
 
 

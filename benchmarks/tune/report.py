@@ -60,7 +60,7 @@ class TuneReport:
                     for batch, seconds in zip(outcome.model.service.batches, outcome.model.service.seconds, strict=True)
                 },
                 "overhead_ms": outcome.model.overhead_s * 1e3,
-                "slowdown": outcome.model.slowdown,
+                "slowdown": {str(batch): each for batch, each in outcome.model.slowdown.measured},
                 "jitter": outcome.model.jitter,
                 "answers": outcome.model.answers.value,
             },
@@ -71,6 +71,7 @@ class TuneReport:
                 "predicted": _errors_json(errors(confirmed, corrected=True)),
             },
             "winner": _step_json(winner) if winner else None,
+            "max_queue_size": outcome.queue_bound if winner else None,
             "reason": outcome.reason,
             "written": self.written,
             "environment": dict(self.environment),
@@ -119,7 +120,7 @@ def goal_words(outcome: Outcome) -> str:
 
 def winner_words(outcome: Outcome, winner: Step) -> str:
     """The winner in one line."""
-    percentile, bound = outcome.goal.percentile, winner.trial.settings.max_queue_size
+    percentile, bound = outcome.goal.percentile, outcome.queue_bound
     return (
         f"{winner.trial}: {winner.point.throughput_images_per_s:.1f} images/s, p{percentile} "
         f"{winner.latency_ms:.1f} ms; the queue holds {bound or 'any number'}"
@@ -143,10 +144,11 @@ def fit_lines(outcome: Outcome) -> list[str]:
         f"{batch}: {seconds * 1e3:.1f}"
         for batch, seconds in zip(model.service.batches, model.service.seconds, strict=True)
     )
+    slowdown = ", ".join(f"{batch}: {each:.0%}" for batch, each in model.slowdown.measured) or "not measured"
     together = "together" if model.answers is Answers.TOGETHER else "one by one"
     lines = [
         f"service time in ms by images of an execution: {curve}; jitter {model.jitter:.1%}",
-        f"each further busy instance makes an execution {model.slowdown:.0%} longer; overhead "
+        f"each further busy instance makes an execution longer, in % by images: {slowdown}; overhead "
         f"{model.overhead_s * 1e3:.1f} ms; answers come {together}",
     ]
     confirmed = [step for step in outcome.steps if step.is_confirmation]
@@ -221,7 +223,6 @@ def trial_json(trial: Trial) -> dict[str, int]:
         "max_batch": settings.max_batch,
         "instances": settings.instances,
         "max_queue_delay_us": settings.max_queue_delay_us,
-        "max_queue_size": settings.max_queue_size,
         "clients": trial.clients,
     }
 

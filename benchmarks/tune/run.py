@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.machine import OtherLoad, environment
+from benchmarks.machine import environment, other_load_text
 from benchmarks.perf_analyzer import find_perf_analyzer
 from benchmarks.served import server_version
 from benchmarks.tune.config_file import (
@@ -73,13 +75,13 @@ def tune(options: TuneOptions, argv: Sequence[str], progress: Callable[[str], No
     analyzer = find_perf_analyzer(options.perf_analyzer)
     with serving(options.repository, options.config_name, config, analyzer, options.timing) as surface:
         budget = Budget(surface=surface, allowed=options.max_measurements)
-        others = OtherLoad(surface.server.pid)
         outcome = search(space, options.goal, budget, progress)
-        rows = environment_of(surface, others, argv)
+        rows = environment_of(surface, argv)
     written = None
     if outcome.winner and options.write_as:
         target = config_path(options.repository, options.model, options.write_as)
-        write_config(target, with_settings(config, outcome.winner.trial.settings))
+        settings = dataclasses.replace(outcome.winner.trial.settings, max_queue_size=outcome.queue_bound)
+        write_config(target, with_settings(config, settings))
         written = str(target)
     return TuneReport(
         model=options.model,
@@ -120,17 +122,18 @@ def searched(options: TuneOptions) -> tuple[ModelConfig, Space]:
         batches=powers_of_two(most),
         instances=tuple(range(1, instances + 1)),
         delays_us=delays_us,
+        is_bounded=options.sla_ms is not None or base.max_queue_size > 0,
     )
 
 
-def environment_of(surface: TritonSurface, others: OtherLoad, argv: Sequence[str]) -> dict[str, str]:
+def environment_of(surface: TritonSurface, argv: Sequence[str]) -> dict[str, str]:
     """The last table of a report."""
     return environment(
         argv,
         tritonserver=server_version(surface.server),
         load=surface.analyzer.name,
         window=f"{surface.timing.window_s:g} s after {surface.timing.warm_up_s:g} s of warm-up",
-        others=f"{others.share():.1%} of the CPU was used by other processes",
+        others=other_load_text(statistics.fmean(surface.other_shares or (0.0,))),
     )
 
 

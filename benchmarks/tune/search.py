@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.load.points import LoadPoint
+from benchmarks.tune.acquisition import Acquisition, Choice
 from benchmarks.tune.model import Prediction, QueueModel, fit
 from benchmarks.tune.residuals import LATENCY, THROUGHPUT, Residuals
 from benchmarks.tune.space import LADDER, Goal, Space, Trial, queue_bound
@@ -17,12 +17,10 @@ from benchmarks.tune.surface import Budget, TrialFailedError
 
 LEAST_MEASUREMENTS = 4
 """Three probes, and a confirmation."""
-WORTH = 0.005
+WORTH = 0.001
 """The search ends where no trial is expected to bring so much more, as a part of what there is."""
 HOPEFUL = 0.02
 """Nor where none is within the limit with this probability, while none was found that is."""
-DOUBT = 0.1
-"""How much better than its bound a trial may turn out, in logarithms, before it is left out unsimulated."""
 EQUAL = 0.005
 """Trials whose throughput differs by less are alike: the simpler configuration is then taken."""
 
@@ -32,7 +30,6 @@ class Step:
     """One measurement."""
 
     trial: Trial
-    """With the queue's bound that was measured."""
     point: LoadPoint
     latency_ms: float
     """The percentile that the goal is about."""
@@ -59,23 +56,12 @@ class Outcome:
     """As fitted to all steps."""
     winner: Step | None
     """None where nothing that was measured is within the limit."""
+    queue_bound: int
+    """Requests that may wait for the winner; 0 is no bound."""
     reason: str
     """Why the search ended."""
     failed: tuple[tuple[Trial, str], ...] = ()
     """Trials that could not be measured, and why; they count as measurements."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Choice:
-    """The trial to measure next."""
-
-    trial: Trial
-    model: Prediction
-    expected: Prediction
-    gain: float
-    """Images per second that are expected beyond the best, and 0 where the limit is missed."""
-    feasible: float
-    """The probability that it is within the limit."""
 
 
 def search(space: Space, goal: Goal, budget: Budget, progress: Callable[[str], None]) -> Outcome:
@@ -91,24 +77,20 @@ class _Search:
         self._space, self._goal, self._budget, self._progress = space, goal, budget, progress
         self._trials = list(space.trials())
         self._steps: dict[Trial, Step] = {}
-        """By their trial before the queue was bounded."""
         self._failed: dict[Trial, str] = {}
         self._fitted: QueueModel | None = None
         """To all steps."""
 
     def probe(self) -> None:
-        """One client alone; one instance without batches, with middling and with large ones; two instances."""
-        smallest, fewest = min(self._space.batches), min(self._space.instances)
-        self._measure(self._saturated(smallest, 1, clients=1))
-        self._measure(self._saturated(smallest, 1))
-        middle = self._space.batches[len(self._space.batches) // 2]
-        self._measure(self._saturated(middle, 1))
+        """One client alone; one instance without batches, and with some; all without, and two with large ones."""
+        batches, most = self._space.batches, max(self._space.instances)
+        self._measure(self._saturated(batches[0], 1, clients=1))
+        self._measure(self._saturated(batches[0], 1))
+        self._measure(self._saturated(batches[len(batches) // 2], 1))
+        if most > 1 and self._budget.left > 2:
+            self._measure(self._saturated(batches[0], most))
         if self._budget.left > 2:
-            largest = self._largest_in_time()
-            self._measure(self._saturated(largest, 1))
-        if max(self._space.instances) > 1 and self._budget.left > 2:
-            more = 2 if 2 in self._space.instances else max(fewest, 2)
-            self._measure(self._saturated(self._largest_in_time(instances=more), more))
+            self._measure(self._saturated(self._largest_in_time(instances=min(2, most)), min(2, most)))
 
     def confirm(self) -> str:
         """Measure what promises most, again and again; why that ended."""
@@ -126,26 +108,27 @@ class _Search:
             self._measure(choice.trial, choice)
 
     def outcome(self, reason: str) -> Outcome:
+        winner, bound = self._winner(), 0
+        if winner:
+            throughput, execution_ms = winner.point.throughput_images_per_s, self._model().execution_ms(winner.trial)
+            bound = queue_bound(throughput, execution_ms, self._goal, winner.trial, self._space.base)
         return Outcome(
             goal=self._goal,
             space=self._space,
             steps=tuple(self._steps.values()),
             allowed=self._budget.allowed,
             model=self._model(),
-            winner=self._winner(),
+            winner=winner,
+            queue_bound=bound,
             reason=reason,
             failed=tuple(self._failed.items()),
         )
 
-    def _measure(self, trial: Trial, choice: _Choice | None = None) -> None:
+    def _measure(self, trial: Trial, choice: Choice | None = None) -> None:
         if trial in self._steps:
             return
-        throughput = choice.expected.throughput_images_per_s if choice else 0.0
-        execution_ms = self._model().execution_ms(trial) if choice else 0.0
-        bound = queue_bound(throughput, execution_ms, self._goal, trial)
-        bounded = dataclasses.replace(trial, settings=dataclasses.replace(trial.settings, max_queue_size=bound))
         try:
-            point = self._budget.measure(bounded)
+            point = self._budget.measure(trial)
         except TrialFailedError as error:
             # Without the first two there is no model.
             if len(self._steps) < 2:
@@ -154,7 +137,7 @@ class _Search:
             self._progress(f"{self._budget.used}/{self._budget.allowed} {trial}: failed: {error}")
             return
         step = Step(
-            trial=bounded,
+            trial=trial,
             point=point,
             latency_ms=point.latency_ms.percentile(self._goal.percentile),
             model=choice.model if choice else None,
@@ -193,66 +176,25 @@ class _Search:
         within = (step.point for step in self._steps.values() if self._is_within(step))
         return max((point.throughput_images_per_s for point in within), default=0.0)
 
-    def _best_choice(self) -> _Choice | None:
-        """The trial of the largest expected gain.
-
-        That is the expected improvement times the probability of being within the limit (J. R. Gardner et al., Bayesian
-        Optimization with Inequality Constraints, 2014).
-        """
-        model, best = self._model(), self._best_throughput()
-        open_trials = [
-            each
-            for each in self._trials
-            if each not in self._steps and each not in self._failed and self._is_promising(model, each, best)
-        ]
-        if not open_trials:
-            return None
-        predictions = [model.predict(each, self._goal.percentile) for each in open_trials]
+    def _best_choice(self) -> Choice | None:
+        model = self._model()
         throughputs, latencies = self._residuals(model)
-        x_logs, x_deviations = throughputs.at(open_trials)
-        l_logs, l_deviations = latencies.at(open_trials)
-        choices = []
-        for index, (trial, prediction) in enumerate(zip(open_trials, predictions, strict=True)):
-            expected = Prediction(
-                throughput_images_per_s=prediction.throughput_images_per_s * math.exp(x_logs[index]),
-                latency_ms=prediction.latency_ms * math.exp(l_logs[index]),
-                mean_batch=prediction.mean_batch,
-            )
-            feasible = self._probability_within(expected.latency_ms, l_deviations[index])
-            gain = feasible * _expected_excess(
-                expected.throughput_images_per_s, expected.throughput_images_per_s * x_deviations[index], best
-            )
-            choices.append(_Choice(trial=trial, model=prediction, expected=expected, gain=gain, feasible=feasible))
-        if best == 0:
-            # Until something meets the limit, that it is likely counts as much as what it would bring.
-            return max(choices, key=lambda each: (min(each.feasible, 0.8), each.gain))
-        return max(choices, key=lambda each: each.gain)
+        acquisition = Acquisition(
+            goal=self._goal,
+            model=model,
+            throughputs=throughputs,
+            latencies=latencies,
+            best=self._best_throughput(),
+        )
+        return acquisition.choose([each for each in self._trials if each not in self._steps.keys() | self._failed])
 
     def _residuals(self, model: QueueModel) -> tuple[Residuals, Residuals]:
         trials, x_logs, l_logs = list(self._steps), [], []
         for trial, step in self._steps.items():
-            prediction = model.predict(trial, self._goal.percentile)
+            prediction = model.predict(trial, self._goal.percentile, thorough=True)
             x_logs.append(math.log(step.point.throughput_images_per_s / prediction.throughput_images_per_s))
             l_logs.append(math.log(step.latency_ms / prediction.latency_ms))
         return Residuals(THROUGHPUT, trials, x_logs), Residuals(LATENCY, trials, l_logs)
-
-    def _is_promising(self, model: QueueModel, trial: Trial, best: float) -> bool:
-        """Whether bounds that need no simulation leave room: what executes at a time, and Little's law."""
-        most = min(
-            1e3 * trial.places / model.execution_ms(trial),
-            trial.clients / (model.service(1) + model.overhead_s),
-        )
-        if most * math.exp(DOUBT) <= best:
-            return False
-        # A request that waits for longer than the configuration lets it is refused.
-        limits = [each for each in (self._goal.sla_ms, trial.settings.queue_timeout_ms) if each]
-        return trial.clients / most * 1e3 * math.exp(-2 * DOUBT) <= min(limits, default=math.inf)
-
-    def _probability_within(self, latency_ms: float, deviation: float) -> float:
-        limit = self._goal.sla_ms
-        if limit is None:
-            return 1.0
-        return _normal_cdf(math.log(limit / latency_ms) / math.hypot(deviation, LATENCY.noise))
 
     def _winner(self) -> Step | None:
         """The most throughput within the limit, what was measured weighed against what the model says."""
@@ -261,7 +203,9 @@ class _Search:
             return None
         model = self._model()
         logs, _ = self._residuals(model)[0].at(within)
-        predictions = [model.predict(each, self._goal.percentile).throughput_images_per_s for each in within]
+        predictions = [
+            model.predict(each, self._goal.percentile, thorough=True).throughput_images_per_s for each in within
+        ]
         throughputs = dict(zip(within, np.array(predictions) * np.exp(logs), strict=True))
         enough = max(throughputs.values()) * (1 - EQUAL)
         return self._steps[min((each for each in within if throughputs[each] >= enough), key=_complexity)]
@@ -279,15 +223,3 @@ def told(step: Step, goal: Goal) -> str:
 def _complexity(trial: Trial) -> tuple[int, int, int, int]:
     settings = trial.settings
     return settings.instances, settings.max_batch, settings.max_queue_delay_us, trial.clients
-
-
-def _expected_excess(mean: float, deviation: float, above: float) -> float:
-    """E[max(0, x - above)] of a normal x."""
-    if deviation <= 0:
-        return max(0.0, mean - above)
-    z = (mean - above) / deviation
-    return (mean - above) * _normal_cdf(z) + deviation * math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-
-
-def _normal_cdf(z: float) -> float:
-    return (1 + math.erf(z / math.sqrt(2))) / 2

@@ -54,12 +54,17 @@ class Goal:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Space:
-    """Every value of each setting that may be chosen; the others stay as they are in ``base``."""
+    """Every value of each setting that may be chosen; the others stay as they are in ``base``.
+
+    While it is measured, a queue that is bounded has room for every load: its bound follows from what was measured.
+    """
 
     base: ServingSettings
     batches: tuple[int, ...]
     instances: tuple[int, ...]
     delays_us: tuple[int, ...] = DELAYS_US
+    is_bounded: bool = True
+    """Whether the queue will have a bound."""
 
     @property
     def size(self) -> int:
@@ -74,14 +79,13 @@ class Space:
                     yield self.settings(batch, instances, delay_us)
 
     def settings(self, batch: int, instances: int, delay_us: int) -> ServingSettings:
-        """One of them; its queue takes a batch, however short that of ``base`` is."""
-        bound = self.base.max_queue_size
+        """One of them."""
         return dataclasses.replace(
             self.base,
             max_batch=batch,
             instances=instances,
             max_queue_delay_us=delay_us,
-            max_queue_size=max(bound, batch) if bound else 0,
+            max_queue_size=max(self.base.max_queue_size, LADDER[-1], batch) if self.is_bounded else 0,
         )
 
     def trials(self) -> Iterator[Trial]:
@@ -111,14 +115,13 @@ def powers_of_two(most: int) -> tuple[int, ...]:
     return tuple(sorted({*powers, most}))
 
 
-def queue_bound(throughput_per_s: float, execution_ms: float, goal: Goal, trial: Trial) -> int:
+def queue_bound(throughput_per_s: float, execution_ms: float, goal: Goal, trial: Trial, base: ServingSettings) -> int:
     """How many requests may wait: those that can be served in time, ``throughput x (limit - execution)``.
 
     Whoever finds more before it would be answered too late, and is refused at once. Never less than a batch, nor than
-    the clients that were measured with; without a limit it is what the configuration has, and room for all clients.
+    the clients that were measured with; without a limit it is what the configuration had, and room for all clients.
     """
     least = max(trial.settings.max_batch, trial.clients)
     if goal.sla_ms is None:
-        bound = trial.settings.max_queue_size
-        return max(bound, least) if bound else 0
+        return max(base.max_queue_size, least) if base.max_queue_size else 0
     return max(least, math.ceil(throughput_per_s * max(0.0, goal.sla_ms - execution_ms) / 1000))

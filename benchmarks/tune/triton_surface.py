@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.load.points import ClosedLoop, LoadPoint
+from benchmarks.machine import OtherLoad
 from benchmarks.perf_analyzer import PerfAnalyzer, RequestsFailedError, Target
 from benchmarks.served import triton_server
 from benchmarks.tune.config_file import as_json, input_of, with_settings
@@ -41,6 +42,8 @@ class TritonSurface:
     """As it is in the repository."""
     analyzer: PerfAnalyzer
     timing: Timing
+    other_shares: list[float] = field(default_factory=list, init=False)
+    """Of the CPU, used by other processes during each measurement."""
     _loaded: ModelConfig | None = field(default=None, init=False)
 
     def measure(self, trial: Trial) -> LoadPoint:
@@ -59,10 +62,13 @@ class TritonSurface:
             server_pid=self.server.pid,
         )
         load, timing = ClosedLoop(concurrency=trial.clients), self.timing
+        others = OtherLoad(self.server.pid)
         try:
             return self.analyzer.measure(target, load, window_s=timing.window_s, warm_up_s=timing.warm_up_s)
         except RequestsFailedError as error:
             raise TrialFailedError(str(error)) from error
+        finally:
+            self.other_shares.append(others.share())
 
     def _load(self, config: ModelConfig) -> None:
         import tritonclient.grpc as grpcclient

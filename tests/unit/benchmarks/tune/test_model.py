@@ -5,7 +5,7 @@ import pytest
 from benchmarks.load.points import ClosedLoop, Latencies, LoadPoint, ServerTimes
 from benchmarks.queueing.batcher import Answers, Batcher, simulate_closed
 from benchmarks.queueing.service import ServiceTimes
-from benchmarks.tune.model import QueueModel, fit
+from benchmarks.tune.model import QueueModel, Slowdown, fit
 from benchmarks.tune.space import Trial
 from builder.serving import ServingSettings
 
@@ -19,7 +19,9 @@ def trial(batch, instances, clients):
 
 def measured(trial, *, slowdown=0.0, overhead_s=0.0, answers=Answers.TOGETHER):
     """What a deployment that is exactly like the model gives."""
-    model = QueueModel(service=SERVICE, overhead_s=overhead_s, slowdown=slowdown, jitter=0.0, answers=answers)
+    model = QueueModel(
+        service=SERVICE, overhead_s=overhead_s, slowdown=Slowdown(((1, slowdown),)), jitter=0.0, answers=answers
+    )
     prediction = model.predict(trial, 99)
     latencies = Latencies(
         **dict.fromkeys(("p50", "p90", "p95", "p99"), prediction.latency_ms), mean=prediction.latency_ms
@@ -34,7 +36,7 @@ def measured(trial, *, slowdown=0.0, overhead_s=0.0, answers=Answers.TOGETHER):
 
 
 def test_saturated_throughput_is_what_executions_allow():
-    model = QueueModel(service=SERVICE, overhead_s=0.002, slowdown=0.5, jitter=0.0)
+    model = QueueModel(service=SERVICE, overhead_s=0.002, slowdown=Slowdown(((4, 0.5),)), jitter=0.0)
     prediction = model.predict(trial(4, 1, 8), 99)
     assert prediction.throughput_images_per_s == pytest.approx(4 / 0.011, rel=0.03)
     assert prediction.latency_ms == pytest.approx(22, rel=0.03)
@@ -44,7 +46,7 @@ def test_saturated_throughput_is_what_executions_allow():
 
 
 def test_one_client_waits_for_its_execution_and_the_overhead():
-    model = QueueModel(service=SERVICE, overhead_s=0.002, slowdown=0.5, jitter=0.0)
+    model = QueueModel(service=SERVICE, overhead_s=0.002, slowdown=Slowdown(((4, 0.5),)), jitter=0.0)
     prediction = model.predict(trial(8, 1, 1), 99)
     assert prediction.latency_ms == pytest.approx(7)
     assert prediction.throughput_images_per_s == pytest.approx(1 / 0.007, rel=0.01)
@@ -52,8 +54,8 @@ def test_one_client_waits_for_its_execution_and_the_overhead():
 
 
 def test_jitter_shows_in_the_percentile_and_hardly_in_the_throughput():
-    still = QueueModel(service=SERVICE, overhead_s=0, slowdown=0, jitter=0.0).predict(trial(4, 1, 8), 99)
-    jittered = QueueModel(service=SERVICE, overhead_s=0, slowdown=0, jitter=0.1).predict(trial(4, 1, 8), 99)
+    still = QueueModel(service=SERVICE, overhead_s=0, slowdown=Slowdown(), jitter=0.0).predict(trial(4, 1, 8), 99)
+    jittered = QueueModel(service=SERVICE, overhead_s=0, slowdown=Slowdown(), jitter=0.1).predict(trial(4, 1, 8), 99)
     assert jittered.throughput_images_per_s == pytest.approx(still.throughput_images_per_s, rel=0.05)
     assert jittered.latency_ms > 1.1 * still.latency_ms
 
@@ -65,7 +67,7 @@ def test_fit_finds_the_parameters_that_made_the_measurements():
     for batch in (1, 2, 4, 8, 16):
         assert model.service(batch) == pytest.approx(SERVICE(batch), rel=0.05)
     assert model.overhead_s == pytest.approx(0.003, rel=0.1)
-    assert model.slowdown == pytest.approx(0.6, abs=0.1)
+    assert model.slowdown(4) == pytest.approx(0.6, abs=0.1)
     assert model.jitter == pytest.approx(0.0, abs=1e-6)
     # And what it was not fitted to.
     other = trial(8, 2, 16)
@@ -83,7 +85,7 @@ def test_answers_one_by_one_are_told_from_answers_together():
 
 def test_instances_promise_nothing_before_they_are_measured():
     model = fit({each: measured(each) for each in (trial(1, 1, 1), trial(1, 1, 2))}, 99)
-    assert model.slowdown == 1.0
+    assert model.slowdown(4) == 1.0
 
 
 def test_a_fit_needs_an_instance_that_is_never_idle():

@@ -1,6 +1,6 @@
 """What is searched, and how long a queue may be."""
 
-from benchmarks.tune.space import Goal, Space, Trial, powers_of_two, queue_bound
+from benchmarks.tune.space import LADDER, Goal, Space, Trial, powers_of_two, queue_bound
 from builder.serving import ServingSettings
 
 BASE = ServingSettings(max_batch=8, max_queue_size=128, queue_timeout_ms=1000, priority_levels=3)
@@ -26,10 +26,9 @@ def test_every_combination_is_a_configuration_that_keeps_the_rest():
     assert {(each.queue_timeout_ms, each.priority_levels) for each in settings} == {(1000, 3)}
 
 
-def test_a_short_queue_grows_with_the_batch():
-    short = Space(base=ServingSettings(max_batch=2, max_queue_size=4), batches=(2, 16), instances=(1,))
-    assert [short.settings(batch, 1, 0).max_queue_size for batch in (2, 16)] == [4, 16]
-    unbounded = Space(base=ServingSettings(max_batch=2, max_queue_size=0), batches=(2, 16), instances=(1,))
+def test_a_bounded_queue_has_room_for_every_load_while_it_is_measured():
+    assert SPACE.settings(8, 1, 0).max_queue_size >= LADDER[-1]
+    unbounded = Space(base=BASE, batches=(2, 16), instances=(1,), is_bounded=False)
     assert unbounded.settings(16, 1, 0).max_queue_size == 0
 
 
@@ -49,13 +48,14 @@ def test_trials_that_tell_nothing_new_are_left_out():
 
 def test_queue_holds_what_can_be_served_within_the_limit():
     # 200/s for the 60 ms that a 40 ms execution leaves of 100.
-    assert queue_bound(200, 40, Goal(sla_ms=100), trial(4, 1, 8)) == 12
-    assert queue_bound(200, 150, Goal(sla_ms=100), trial(8, 1, 4)) == 8, "never less than a batch"
-    assert queue_bound(200, 95, Goal(sla_ms=100), trial(4, 2, 24)) == 24, "nor than the clients that were measured"
+    assert queue_bound(200, 40, Goal(sla_ms=100), trial(4, 1, 8), BASE) == 12
+    assert queue_bound(200, 150, Goal(sla_ms=100), trial(8, 1, 4), BASE) == 8, "never less than a batch"
+    assert queue_bound(200, 95, Goal(sla_ms=100), trial(4, 2, 24), BASE) == 24, (
+        "nor than the clients that were measured"
+    )
 
 
 def test_without_a_limit_the_queue_keeps_its_bound_and_room_for_all_clients():
-    assert queue_bound(200, 40, Goal(), trial(4, 1, 8)) == 128
-    assert queue_bound(200, 40, Goal(), trial(4, 1, 200)) == 200
-    free = Trial(settings=ServingSettings(max_queue_size=0), clients=8)
-    assert queue_bound(200, 40, Goal(), free) == 0
+    assert queue_bound(200, 40, Goal(), trial(4, 1, 8), BASE) == 128
+    assert queue_bound(200, 40, Goal(), trial(4, 1, 200), BASE) == 200
+    assert queue_bound(200, 40, Goal(), trial(4, 1, 8), ServingSettings(max_queue_size=0)) == 0
