@@ -30,8 +30,23 @@ from trainer.sync_batch_norm import synchronized
 _ADAM = frozenset({"Adam", "AdamW", "Adamax", "NAdam", "RAdam"})
 
 
-class DetectionSetup(DetectionTrainer):  # type: ignore[misc]
+class DetectionSetup(DetectionTrainer):
     """What is there before the first step."""
+
+    # Ultralytics declares them None, or the path that they are made from.
+    model: Any
+    ema: Any
+    optimizer: Any
+    scheduler: Any
+    scaler: Any
+    validator: Any
+    stopper: Any
+    lf: Any
+    loss: Any
+    loss_items: Any
+    loss_names: Any
+    best_fitness: Any
+    fitness: Any
 
     def __init__(self, settings: TrainSettings, data: TrainData, module: nn.Module, group: Group) -> None:
         """``module`` is the network to train, ``group`` the processes to train it with."""
@@ -51,12 +66,11 @@ class DetectionSetup(DetectionTrainer):  # type: ignore[misc]
 
     def _setup_train(self) -> None:
         seed_all(SETUP_STREAM, self.settings.seed)
-        if self.device.type == "cpu":
-            # Convolutions of few channels train fastest so on a CPU.
+        if self.settings.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         # With more than one process Ultralytics would wrap the model for CUDA; ``wrap`` does it for any device.
         self.world_size = 1
-        super()._setup_train()
+        super()._setup_train()  # type: ignore[no-untyped-call]
         self.world_size = self.group.process.world
         self._setup_precision()
         model = self.model
@@ -84,7 +98,7 @@ class DetectionSetup(DetectionTrainer):  # type: ignore[misc]
             device_ids=[self.device.index] if on_gpu else None,
             # One of two heads, or the branch without any object, may have no gradient in a step.
             find_unused_parameters=True,
-            broadcast_buffers=False,
+            forward_sync_buffers=False,
         )
 
     def _build_train_pipeline(self) -> None:
@@ -94,7 +108,7 @@ class DetectionSetup(DetectionTrainer):  # type: ignore[misc]
         self.nominal_accumulate = min(max(round(nominal / self.batch_size), 1), steps * self.epochs)
         self.accumulate = self.nominal_accumulate
         decay = self.args.weight_decay * self.batch_size * self.accumulate / nominal
-        self.optimizer = self.build_optimizer(
+        self.optimizer = self.build_optimizer(  # type: ignore[no-untyped-call]
             model=self.model,
             name=self.args.optimizer,
             lr=self.args.lr0,
@@ -102,7 +116,7 @@ class DetectionSetup(DetectionTrainer):  # type: ignore[misc]
             decay=decay,
             iterations=-(-self.order.samples // max(self.batch_size, nominal)) * self.epochs,
         )
-        self._setup_scheduler()
+        self._setup_scheduler()  # type: ignore[no-untyped-call]
         DetectionValidator._check_max_det(
             self.args, {"train": self.train_loader.dataset, "val": self.test_loader.dataset}
         )
@@ -151,7 +165,8 @@ class DetectionSetup(DetectionTrainer):  # type: ignore[misc]
 
     def description(self) -> Mapping[str, Any]:
         """The model description of the network."""
-        content: Mapping[str, Any] = unwrap_model(self.model).yaml
+        module: Any = unwrap_model(self.model)
+        content: Mapping[str, Any] = module.yaml
         return content
 
 
@@ -173,6 +188,7 @@ def _overrides(settings: TrainSettings, group: Group, nms_free: bool) -> dict[st
         "deterministic": True,
         # Its check would download a model; ``_setup_precision`` sets it.
         "amp": False,
+        "channels_last": settings.channels_last,
         # They would download a font.
         "plots": False,
         "verbose": False,

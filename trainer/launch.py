@@ -29,6 +29,7 @@ def launch(argv: Sequence[str], *, processes: int, max_restarts: int, grace_s: f
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=processes,
+        run_id="trainer",
         max_restarts=max_restarts,
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",

@@ -123,14 +123,14 @@ class TrainingLoop(DetectionSetup):
                 self._say(told)
             self._stage = stage
             self.wrap()
-        self.scheduler.last_epoch, self.scheduler._step_count = epoch - 1, epoch + 1
-        # It warns that the optimizer has not stepped yet; it only sets the rates of the epoch.
-        self.optimizer._opt_called = True
-        self.scheduler.step()
         self.model.train()
         still_statistics(unwrap_model(self.model), stage)
         if self.position.step == 0:
             self.running_loss = {}
+            self.scheduler.last_epoch, self.scheduler._step_count = epoch - 1, epoch + 1
+            # It warns that the optimizer has not stepped yet; it only sets the rates of the epoch.
+            self.optimizer._opt_called = True
+            self.scheduler.step()
         if self._batches is None:
             self._start_loading(self._workers or 0)
 
@@ -148,7 +148,7 @@ class TrainingLoop(DetectionSetup):
                 self.loss = loss.sum()
             self.scaler.scale(self.loss).backward()
         if due:
-            self.optimizer_step()
+            self.optimizer_step()  # type: ignore[no-untyped-call]
             self.last_optimizer_step = number
         self._record(number, step)
         self.position = Position(epoch, step + 1)
@@ -166,7 +166,7 @@ class TrainingLoop(DetectionSetup):
 
     def _warm_up(self, number: int, epoch: int) -> None:
         """Rates, momentum and gathered steps of the first steps, as Ultralytics has them."""
-        until = self._get_warmup_iterations(self.order.steps_per_epoch)
+        until = self._get_warmup_iterations(self.order.steps_per_epoch)  # type: ignore[no-untyped-call]
         if not until or number > until:
             self.accumulate = self.nominal_accumulate
             return
@@ -240,13 +240,14 @@ class TrainingLoop(DetectionSetup):
         metrics: Mapping[str, float] | None = None
         before = self.best_fitness
         if final or (epoch + 1) % self.settings.validate_every == 0:
-            metrics, self.fitness = self.validate()
+            metrics, self.fitness = self.validate()  # type: ignore[no-untyped-call]
         if self.group.process.is_main:
             self._write_down(epoch, metrics or {})
             self.stop = bool(self.stopper(epoch + 1, self.fitness))
             if self.fitness is not None and (before is None or self.fitness > before):
                 self._save_best(self)
-        if hasattr(criterion := unwrap_model(self.model).criterion, "update"):
+        criterion: Any = unwrap_model(self.model).criterion
+        if hasattr(criterion, "update"):
             criterion.update()
         self.stop = self.group.from_main(self.stop)
         self.position = Position(epoch + 1, 0)
@@ -280,7 +281,7 @@ class TrainingLoop(DetectionSetup):
         self._batches = iter(
             DataLoader(
                 self.train_loader.dataset,
-                batch_sampler=remaining,  # type: ignore[arg-type]
+                batch_sampler=remaining,
                 num_workers=workers,
                 collate_fn=self.train_loader.dataset.collate_fn,
                 pin_memory=self.device.type == "cuda",

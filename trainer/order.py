@@ -25,7 +25,7 @@ class SampleKey(NamedTuple):
     epoch: int
     position: int
     """Its place in the epoch, from which its augmentation is drawn."""
-    index: int
+    image: int
     """Its place in the data set."""
 
 

@@ -48,6 +48,8 @@ def train(settings: TrainSettings, *, say: Callable[[str], None], observers: Seq
         BuilderError: the request, the data, the weights or a checkpoint is wrong, or the training cannot go on.
         Interrupted: a signal came, and the state is saved.
     """
+    # torch's C++ warns of what is meant so, such as a head without gradients; it reads this when it is imported.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     interruption = Interruption(settings.grace_s)
     interruption.watch()
     devices = parse_devices(settings.devices)

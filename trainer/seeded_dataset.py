@@ -40,12 +40,12 @@ def seed_all(*key: int) -> None:
     first, second, third = (int(word) for word in np.random.SeedSequence(key).generate_state(3))
     random.seed(first)
     np.random.seed(second)
-    torch.random.default_generator.manual_seed(third)
+    torch.default_generator.manual_seed(third)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed(third)
 
 
-class ListedDataset(YOLODataset):  # type: ignore[misc]
+class ListedDataset(YOLODataset):
     """The images that the builder's reader has found, in its order; Ultralytics does not look for them again."""
 
     def __init__(self, paths: Sequence[Path], **options: Any) -> None:
@@ -73,12 +73,12 @@ class CountedDataset(ListedDataset):
         self._closed = self.build_transforms(closed)
         _choose_from_all_images(self._open)
 
-    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:  # type: ignore[override]
         """The sample of a key: ``img`` uint8 [3, H, W], ``cls`` [N, 1], ``bboxes`` [N, 4] as fractions."""
-        epoch, position, index = key
+        epoch, position, image = key
         self.transforms = self._closed if epoch >= self._close_mosaic_at else self._open
         with counted_randomness(SAMPLE_STREAM, self._seed, epoch, position):
-            sample: dict[str, Any] = super().__getitem__(index)
+            sample: dict[str, Any] = super().__getitem__(image)
         return sample
 
     def load_image(self, *args: Any, **kwargs: Any) -> tuple[NDArray[np.uint8], tuple[int, int], tuple[int, int]]:

@@ -17,8 +17,9 @@ MANNER = frozenset(
         "grace_s", "keep_last", "keep_every", "max_restarts", "patience", "validate_every",
     }
 )  # fmt: skip
-"""What may change from one part of a run to the next; everything else is the run itself. The data set may lie elsewhere:
-its hash is compared."""
+"""What may change from one part of a run to the next; everything else is the run itself.
+
+The data set may lie elsewhere: its hash is compared."""
 TUNABLE = frozenset(
     {
         "momentum", "weight_decay", "warmup_epochs", "warmup_momentum", "warmup_bias_lr", "box", "cls", "dfl", "cls_pw",
@@ -61,6 +62,8 @@ class TrainSettings:
     """Keep decoded images in ``ram`` or on ``disk``."""
     seed: int = 0
     precision: str = "fp32"
+    channels_last: bool = False
+    """Another order in memory. On a CPU a step is faster, its batch norm less exact: torch adds up in FP32 there."""
     optimizer: str = "auto"
     lr0: float | None = None
     """Learning rate after warm-up; None: Ultralytics' own for the optimizer."""

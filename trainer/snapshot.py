@@ -61,7 +61,7 @@ def restore(training: TrainingLoop, state: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: the snapshot is of another network or optimizer.
     """
-    model = unwrap_model(training.model)
+    model: Any = unwrap_model(training.model)
     try:
         model.load_state_dict(state["model"])
         training.ema.ema.load_state_dict(state["ema"])
@@ -142,7 +142,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 def model_hash(model: Any) -> str:
     """A hash of the network's tensors by name and shape, and of its class names."""
-    module = unwrap_model(model)
+    module: Any = unwrap_model(model)
     shapes = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
     text = json.dumps([shapes, list(module.names.values())], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -56,7 +56,14 @@ def starting_weights(
     source, partly = _source(path, model, load_network)
     description = _description(model) if model else source.module.yaml
     module = _built(description, names, model or str(path))
-    report = _transfer(module, source.module, tuple(source.names), tuple(names), partly or bool(model), allow_partial)
+    report = _transfer(
+        module,
+        source.module,
+        tuple(source.names),
+        tuple(names),
+        other_network=partly or bool(model),
+        allow_partial=allow_partial,
+    )
     origin = {
         "model": str(getattr(module, "yaml", {}).get("yaml_file", model or path.name)).rpartition("/")[2],
         "weights": path.name,
@@ -96,6 +103,7 @@ def _transfer(
     source: nn.Module,
     source_names: tuple[str, ...],
     names: tuple[str, ...],
+    *,
     other_network: bool,
     allow_partial: bool,
 ) -> tuple[str, ...]:

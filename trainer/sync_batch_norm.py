@@ -13,14 +13,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn import functional
 
 
 class _Normalize(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(  # noqa: PLR0917
         ctx: Any, images_NCHW: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float, group: Any
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        channels = images_NCHW.shape[1]
+        channels, dtype = images_NCHW.shape[1], images_NCHW.dtype
         count = images_NCHW.numel() / channels
         variance, mean = torch.var_mean(images_NCHW, dim=(0, 2, 3), correction=0)
         own = torch.stack([torch.full_like(mean, count), mean, variance * count]).double()
@@ -30,21 +31,20 @@ class _Normalize(torch.autograd.Function):
         total = counts.sum(0)
         mean = (counts * means).sum(0) / total
         variance = (deviations.sum(0) + (counts * (means - mean) ** 2).sum(0)) / total
-        scale = torch.rsqrt(variance + eps)
-        dtype = images_NCHW.dtype
-        mean, scale = mean.to(dtype), scale.to(dtype)
-        normal_NCHW = (images_NCHW - _per_channel(mean)) * _per_channel(scale)
-        ctx.save_for_backward(normal_NCHW, weight, scale, total)
+        # The same kernel as one process runs, so that both round alike.
+        output_NCHW = functional.batch_norm(images_NCHW, mean.to(dtype), variance.to(dtype), weight, bias, eps=eps)
+        ctx.save_for_backward(images_NCHW, weight, mean.to(dtype), torch.rsqrt(variance + eps).to(dtype), total)
         ctx.group = group
         ctx.mark_non_differentiable(mean, variance, total)
-        return normal_NCHW * _per_channel(weight) + _per_channel(bias), mean, variance, total
+        return output_NCHW, mean, variance, total
 
     @staticmethod
-    def backward(ctx: Any, gradient_NCHW: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        normal_NCHW, weight, scale, total = ctx.saved_tensors
+    def backward(ctx: Any, gradient_NCHW: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
+        images_NCHW, weight, mean, scale, total = ctx.saved_tensors
+        normal_NCHW = (images_NCHW - _per_channel(mean)) * _per_channel(scale)
         bias_gradient = gradient_NCHW.sum(dim=(0, 2, 3))
         weight_gradient = (gradient_NCHW * normal_NCHW).sum(dim=(0, 2, 3))
-        sums = torch.stack([bias_gradient, weight_gradient])
+        sums = torch.stack([bias_gradient, weight_gradient]).double()
         dist.all_reduce(sums, group=ctx.group)
         means = (sums / total).to(gradient_NCHW.dtype)
         images_gradient = (
@@ -63,16 +63,14 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         """Normalize [N, C, H, W]; in evaluation mode as nn.BatchNorm2d."""
         if not self.training:
             return super().forward(images_NCHW)
-        output, mean, variance, total = _Normalize.apply(  # type: ignore[no-untyped-call]
-            images_NCHW, self.weight, self.bias, self.eps, self.group
-        )
+        output, mean, variance, total = _Normalize.apply(images_NCHW, self.weight, self.bias, self.eps, self.group)
         assert self.running_mean is not None, "Ultralytics' batch norm tracks its statistics"
         assert self.running_var is not None, "Ultralytics' batch norm tracks its statistics"
         assert self.num_batches_tracked is not None, "Ultralytics' batch norm tracks its statistics"
         assert self.momentum is not None, "Ultralytics sets a momentum"
         with torch.no_grad():
             self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
             self.running_var.lerp_((variance * total / (total - 1)).to(self.running_var.dtype), self.momentum)
         result: torch.Tensor = output
         return result

@@ -35,6 +35,10 @@ head:
   - [-1, 2, C3k2, [512, False]]
   - [[9, 12], 1, Detect, [nc]]
 """
+SETTINGS = (
+    "--epochs 3 --batch 4 --imgsz 64 --optimizer AdamW --set nbs=8 --set close_mosaic=1 --threads 1 "
+    "--workers-per-device 0"
+)
 Train = Callable[..., int]
 
 
@@ -66,8 +70,7 @@ def train(dataset: Path, network: Path) -> Train:
 
     def run(folder: Path, *more: str, start: tuple[str, ...] | None = None) -> int:
         given = ("--model", str(network)) if start is None else start
-        fixed = ("--data", str(dataset), "--epochs", "3", "--batch", "4", "--imgsz", "64", "--optimizer", "AdamW",
-                 "--threads", "1", "--workers-per-device", "0", "--set", "nbs=8", "--set", "close_mosaic=1")  # fmt: skip
+        fixed = ("--data", str(dataset), *SETTINGS.split())
         return main(["train", "--run", str(folder), *fixed, *given, *more])
 
     return run
