@@ -234,4 +234,4 @@ def _figure(picture: str, names: Sequence[str], swatches: Sequence[str]) -> str:
 
 
 def _nothing(label: str) -> str:
-    return f'<figure class="chart"><p>{escaped(label)}: nothing was measured.</p></figure>'
+    return f'<figure class="chart"><p>{escaped(label)}: there are no figures.</p></figure>'

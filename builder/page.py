@@ -25,7 +25,8 @@ ul{margin:.3rem 0 .8rem;padding-left:1.2rem}
 p,li,code{overflow-wrap:anywhere}
 li{max-width:60rem}
 .dim,p,figcaption,dt{color:var(--dim)}
-.verdict{background:var(--soft);border-left:5px solid var(--good);padding:.8rem 1rem;border-radius:0 6px 6px 0}
+.verdict{background:var(--soft);border-left:5px solid var(--good);padding:.8rem 1rem;border-radius:0 6px 6px 0;margin-bottom:.8rem}
+.verdict>:last-child{margin-bottom:0}
 .verdict.failed{border-color:var(--bad)}
 .verdict p,.verdict li,figcaption b{color:var(--ink)}
 .verdict strong{color:var(--good)}
@@ -33,6 +34,7 @@ li{max-width:60rem}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;margin:1rem 0}
 dd{margin:0;overflow-wrap:anywhere}
 .wide,pre{overflow-x:auto}
+.wide{margin-bottom:.6rem}
 pre{background:var(--soft);padding:.7rem .9rem;border-radius:6px;font:13px/1.5 ui-monospace,monospace}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.2rem .6rem;text-align:right;white-space:nowrap}

@@ -203,7 +203,7 @@ def test_without_a_value_a_line_of_text_takes_the_charts_place(value):
         figures.append(line_chart([series("a", (1, value))], x_label="x", y_label="y", label="the chart"))
         figures.append(column_chart([("a", value)], x_label="x", y_label="y", label="the chart"))
     for figure in figures:
-        assert "the chart: nothing was measured." in figure
+        assert "the chart: there are no figures." in figure
         assert "<svg" not in figure
 
 

@@ -137,7 +137,7 @@ def test_the_page_shows_each_arrangement_by_request_number(tmp_path: Path) -> No
     path = tmp_path / "coldstart.html"
     path.write_text(page(report(models=("day", "night"))))
     shown = open_page(path)
-    assert shown.console == ()
+    assert shown.flaws() == []
     assert shown.title == "Cold start of day, night"
     charts = {chart.label: chart for chart in shown.charts}
     assert set(charts) == {
