@@ -32,11 +32,11 @@ from benchmarks.machine import PROC
 from builder.errors import ServerError
 
 CAPACITY_S = 20.0
-"""The length of the first run, which finds out what can be answered."""
+"""The length of the first run, which finds out what can be answered; never longer than the second."""
 CAPACITY_FPS = 25
 VIDEO_FRAMES = 48
 START_S = 5.0
-"""In which connections are made and buffers grow; what comes before counts in the account alone."""
+"""In which connections are made and buffers grow, a tenth of the time at most: it counts in the account alone."""
 SAMPLE_S = 1.0
 STOP_S = 60.0
 MIB = 2**20
@@ -53,7 +53,7 @@ def run_cameras(
     """
     with tempfile.TemporaryDirectory() as folder:
         videos = _Videos(Path(folder), subject.frames, cameras)
-        first = _Stream(subject, videos.at(Fraction(CAPACITY_FPS)), CAPACITY_S, Path(folder))
+        first = _Stream(subject, videos.at(Fraction(CAPACITY_FPS)), min(CAPACITY_S, minutes * 60), Path(folder))
         flat_out = first.run("--as-fast-as-possible")
         capacity = flat_out.answered / flat_out.seconds
         progress(f"{cameras} cameras, as fast as they are answered: {capacity:.1f} frames/s")
@@ -203,8 +203,10 @@ def _resident_bytes(pid: int) -> int:
 def _report(
     stream: _Stream, account: _Account, *, cameras: int, minutes: float, share: float, capacity: float
 ) -> CameraRun:
-    third_s = (minutes * 60 - START_S) / 3
-    first, last = (START_S, START_S + third_s), (minutes * 60 - third_s, minutes * 60)
+    end_s = minutes * 60
+    start_s = min(START_S, end_s / 10)
+    third_s = (end_s - start_s) / 3
+    first, last = (start_s, start_s + third_s), (end_s - third_s, end_s)
     times = np.array(list(stream.latencies_s())).reshape(-1, 2)
 
     def latencies_ms(third: tuple[float, float]) -> tuple[float, float]:
