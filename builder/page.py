@@ -25,7 +25,8 @@ ul{margin:.3rem 0 .8rem;padding-left:1.2rem}
 p,li,code{overflow-wrap:anywhere}
 li{max-width:60rem}
 .dim,p,figcaption,dt{color:var(--dim)}
-.verdict{background:var(--soft);border-left:5px solid var(--good);padding:.8rem 1rem;border-radius:0 6px 6px 0;margin-bottom:.8rem}
+.verdict{background:var(--soft);border-left:5px solid var(--good);border-radius:0 6px 6px 0;
+padding:.8rem 1rem;margin-bottom:.8rem}
 .verdict>:last-child{margin-bottom:0}
 .verdict.failed{border-color:var(--bad)}
 .verdict p,.verdict li,figcaption b{color:var(--ink)}

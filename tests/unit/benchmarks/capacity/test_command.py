@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def test_640_a_second_at_80_a_gpu_take_12_and_the_goal_holds_with_them(tmp_path,
     assert len(t4["daily_profile"]) == 24
     assert told["command"].startswith("python -m benchmarks capacity --streams 64")
     page = open_page(page_path)
-    assert page.console == ()
+    assert page.flaws() == []
     assert [chart.label for chart in page.charts] == [
         "GPUs of each kind",
         "Latency percentiles of 12 x t4 by scenario",
@@ -79,6 +80,15 @@ def test_a_report_is_measured_and_its_kind_is_compared_with_one_by_hand(capsys, 
     assert "Plan: 8 x l4" in out
 
 
+def test_what_a_report_warns_of_is_said_again(capsys, tmp_path):
+    noisy = {"other load": "WARNING: other processes used 36% of the CPU", "cores": "2"}
+    report = dataclasses.replace(load_report({1: 0.02}, gpu=None), environment=noisy)
+    assert main([*FEWER_FRAMES, "--gpu", "cpu", "--report", str(written(report, tmp_path / "load.json"))]) == 0
+    out = capsys.readouterr().out
+    assert "cpu: other load: WARNING: other processes used 36% of the CPU\n" in out
+    assert " servers, " in out
+
+
 def test_a_goal_that_a_kind_cannot_meet_is_said_of_that_kind(capsys):
     assert main([*FEWER_FRAMES, "--gpu", "t4,l4", "--throughput", "t4=15,l4=120"]) == 0
     out = capsys.readouterr().out
@@ -94,7 +104,7 @@ def test_where_no_kind_meets_the_goal_the_exit_code_is_1(capsys, tmp_path):
     assert "No kind meets the goal of 50 ms in every scenario." in out
     assert out.count("a single image on an idle GPU takes") == 2
     page = open_page(path)
-    assert page.console == ()
+    assert page.flaws() == []
     assert "No kind meets the goal" in page.text
 
 
