@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.capacity.server_model import ServerModel, Source
@@ -14,47 +15,82 @@ from builder.errors import SpecError
 
 BARELY = 0.1
 """Of an instance, that a report may find busy by its own scatter."""
+MOST_INSTANCES = 4
+"""That are thought of where nothing but latencies is known."""
+LEAST_MS = 1e-3
 SLOWDOWNS = tuple(tenths / 10 for tenths in range(11))
 CHECKED_REQUESTS = 2000
 
 
 def measured(report: LoadReport, origin: str) -> ServerModel:
-    """By a load report: as many instances as were busy at its best point, whose throughput the model reaches.
+    """By a load report: the model that repeats its best throughput, and comes closest to its closed loops.
 
-    Busy instances = throughput x seconds of an execution / its images (Little's law). How much they slow each other
-    down is what brings the model closest to the report's closed loops. ``origin`` names the report in errors.
+    Where Triton tells no service times, as of a backend that answers after it has returned, they follow from the
+    latency of one request at a time; ``origin`` names the report in errors.
 
     Raises:
-        SpecError: the report holds no point without failures, or no service times.
+        SpecError: the report holds no point without failures, or neither service times nor one request at a time.
     """
     usable = [point for point in report.points if not point.failed and point.throughput_images_per_s > 0]
-    if not usable or not report.service_ms:
-        lacks = "point without failed requests" if not usable else "service times by batch (service_ms)"
-        raise SpecError(f"{origin}: expected a load report with a {lacks}, got none; run benchmarks load again")
+    if not usable:
+        raise SpecError(f"{origin}: expected a point without failed requests, got none; run benchmarks load again")
     best = max(usable, key=lambda point: point.throughput_images_per_s)
+    single = next((point for point in usable if point.load == ClosedLoop(concurrency=1)), None)
+    if report.service_ms:
+        models = list(_by_service_times(report.service_ms, usable, best, single))
+    elif single is not None and single.latency_ms.mean > 0:
+        models = list(_by_latency(best, single))
+    else:
+        raise SpecError(
+            f"{origin}: expected service times, or a point of one request at a time, got neither; run benchmarks load "
+            "with --concurrency 1 among others"
+        )
+    return min(models, key=lambda model: _distance(model, report))
+
+
+def _by_service_times(
+    service_ms: Mapping[int, float], usable: Sequence[LoadPoint], best: LoadPoint, single: LoadPoint | None
+) -> Iterator[ServerModel]:
+    """As many instances as were busy at the best point: throughput x seconds of an execution / its images (Little)."""
     copying_ms = best.server_ms.compute_input + best.server_ms.compute_output
-    held_s = {batch: (each + copying_ms) / 1e3 for batch, each in report.service_ms.items()}
-    if min(held_s.values()) <= 0:
-        raise SpecError(f"{origin}: expected service times above 0, got {dict(report.service_ms)}")
+    held_s = {batch: max(each + copying_ms, LEAST_MS) / 1e3 for batch, each in service_ms.items()}
     batch = max(1, round(best.mean_batch))
     busy = best.throughput_images_per_s * ServiceTimes.from_measured(held_s)(batch) / batch
     instances = max(1, math.ceil(busy - BARELY))
-    models = []
+    alone_s = {}
+    if batch > 1 and single is not None and single.server_ms.compute_infer > 0:
+        alone_s = {1: (single.server_ms.total - single.server_ms.queue) / 1e3}
     for slowdown in SLOWDOWNS if instances > 1 else (0.0,):
         # The report's times are those of instances that were slowed down already.
         factor = instances / busy / (1 + slowdown * (instances - 1))
-        service_s = {size: each * factor for size, each in held_s.items()}
-        models.append(
-            ServerModel(
-                source=Source.MEASURED,
-                service_s=service_s if batch == 1 else service_s | _alone_s(usable),
-                instances=instances,
-                slowdown=slowdown,
-                largest_batch=max(held_s),
-                overhead_s=min(map(_way_ms, usable)) / 1e3,
-            )
+        yield ServerModel(
+            source=Source.MEASURED,
+            service_s={size: each * factor for size, each in held_s.items()} | alone_s,
+            instances=instances,
+            slowdown=slowdown,
+            largest_batch=max(held_s),
+            overhead_s=min(map(_way_ms, usable)) / 1e3,
         )
-    return min(models, key=lambda model: _distance(model, report))
+
+
+def _by_latency(best: LoadPoint, single: LoadPoint) -> Iterator[ServerModel]:
+    """One instance that gives the best throughput, or several that slow each other down until they give it.
+
+    Every image costs the same, batched or not: the report does not tell what batching gains.
+    """
+    alone_s, each_s = single.latency_ms.mean / 1e3, 1 / best.throughput_images_per_s
+    for instances in range(1, MOST_INSTANCES + 1):
+        stretch = instances * each_s / alone_s
+        if instances > 1 and stretch < 1:
+            continue
+        yield ServerModel(
+            source=Source.MEASURED,
+            service_s={1: each_s if instances == 1 else alone_s},
+            instances=instances,
+            slowdown=0.0 if instances == 1 else (stretch - 1) / (instances - 1),
+            largest_batch=1,
+            overhead_s=max(0.0, alone_s - each_s) if instances == 1 else 0.0,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,12 +131,6 @@ def _closed_loop(model: ServerModel, concurrency: int) -> tuple[float, float]:
     served = simulate_closed(batcher, model.service, concurrency, requests, model.overhead_s)
     ended_s = float((served.arrivals_s + served.latency_s).max()) + model.overhead_s
     return requests / ended_s, (served.percentile_s(99) + model.overhead_s) * 1e3
-
-
-def _alone_s(points: list[LoadPoint]) -> dict[int, float]:
-    """A single image on an idle server, which one request at a time tells directly; empty where that is not known."""
-    single = [point.server_ms for point in points if point.load == ClosedLoop(concurrency=1)]
-    return {1: (single[0].total - single[0].queue) / 1e3} if single and single[0].compute_infer > 0 else {}
 
 
 def _way_ms(point: LoadPoint) -> float:

@@ -103,7 +103,8 @@ def _estimate_error(request: CapacityRequest, kind: Kind, found: Bounds) -> floa
     if server is None:
         return None
     # The report tells nothing of batches that its server did not run.
-    batches = [batch for batch in server.service_s if batch <= max(kind.report.service_ms)]
+    largest = max((*kind.report.service_ms, 1))
+    batches = [batch for batch in server.service_s if batch <= largest]
     return max(map(server.images_per_s, batches)) / found.compute - 1
 
 

@@ -72,7 +72,7 @@ def formula_lines(request: CapacityRequest, kind: KindPlan) -> list[str]:
         gbit_per_s = streams * request.fps * request.bytes_per_frame * 8 / 1e9
         lines.append(
             f"{kind.kind.name}: {worked_out(request.images_per_s, rate, request.redundancy)} "
-            f"{'GPU' if kind.sized.gpus == 1 else 'GPUs'}, {streams:.1f} streams and "
+            f"{_unit(kind)}, {streams:.1f} streams and "
             f"{gbit_per_s:.2f} Gbit/s each; {kind.sized.bounds.binds} binds"
         )
     if kind.why_not:
@@ -110,6 +110,8 @@ def notes(plan: CapacityPlan) -> list[str]:
         if kind.kind.report is not None:
             off = f"; run against its points it is off by {kind.report_error}" if kind.report_error else ""
             lines.append(f"{name}: measured, {kind.kind.origin}{off}.")
+            told = kind.kind.report.environment
+            lines += [f"{name}: {what}: {each}" for what, each in told.items() if each.startswith("WARNING")]
             if kind.sized.estimate_error is not None:
                 lines.append(f"{name}: the estimate of its images/s is off by {kind.sized.estimate_error:+.0%}.")
         elif kind.sized.server.source is Source.BY_HAND:
@@ -174,6 +176,10 @@ def _plan_line(request: CapacityRequest, kind: KindPlan) -> str:
         total = kind.kind.price_per_hour * kind.planned * HOURS_A_MONTH
         line += f", {total:,.0f} a month, {kind.price_per_stream_month:,.2f} a stream"
     return f"{line} ({kind.sized.server.source})."
+
+
+def _unit(kind: KindPlan) -> str:
+    return ("GPU" if kind.kind.gpu else "server") + ("" if kind.sized.gpus == 1 else "s")
 
 
 def _by(bound: str) -> Callable[[KindPlan], str]:

@@ -57,12 +57,23 @@ def test_points_with_failures_do_not_count():
     assert measured(spoilt, "load.json") == measured(report, "load.json")
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"), [({"points": ()}, "point without failed requests"), ({"service_ms": {}}, "service times")]
-)
-def test_a_report_without_figures_is_refused(changes, expected):
-    with pytest.raises(SpecError, match=expected):
-        measured(dataclasses.replace(load_report(SERVICE_S), **changes), "load.json")
+@pytest.mark.parametrize(("instances", "slowdown"), [(1, 0.0), (2, 0.0), (2, 0.6), (2, 1.0)])
+def test_without_service_times_the_latency_of_one_at_a_time_gives_them(instances, slowdown):
+    report = load_report({1: 0.02}, instances=instances, slowdown=slowdown)
+    model = measured(dataclasses.replace(report, service_ms={}), "load.json")
+    best = max(point.throughput_images_per_s for point in report.points)
+    assert max(map(model.images_per_s, model.service_s)) == pytest.approx(best, rel=0.01)
+    assert model.alone_s() == pytest.approx(report.points[0].latency_ms.mean / 1e3, rel=0.01)
+    error = error_of(model, report)
+    assert max(map(abs, error.throughput + error.p99)) < 0.1
+
+
+def test_a_report_without_figures_is_refused():
+    report = load_report(SERVICE_S)
+    with pytest.raises(SpecError, match=r"load.json: expected a point without failed requests, got none"):
+        measured(dataclasses.replace(report, points=()), "load.json")
+    with pytest.raises(SpecError, match=r"expected service times, or a point of one request at a time, got neither"):
+        measured(dataclasses.replace(report, service_ms={}, points=report.points[1:]), "load.json")
 
 
 @settings(max_examples=30)
