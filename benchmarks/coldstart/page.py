@@ -10,6 +10,7 @@ from benchmarks.coldstart.figures import Requests
 from benchmarks.coldstart.report import HOW, LARGEST_FIRST, ColdstartReport
 from benchmarks.coldstart.variants import Warmup
 from benchmarks.machine import other_load_text
+from benchmarks.svg import LOOKS
 from builder.page import definitions, document, escaped
 
 
@@ -24,7 +25,7 @@ def _sections(report: ColdstartReport) -> Iterator[str]:
     keepwarm = report.keepwarm_text()
     verdicts += f"<p>{escaped(keepwarm)}</p>" if keepwarm else ""
     yield f'<div class="verdict{failed}">{verdicts}</div>' if verdicts else ""
-    yield f"<p>{escaped(HOW)} {escaped(other_load_text(report.other_cpu_share))}.</p>"
+    yield f"<p>{escaped(HOW)}</p><p>{escaped(other_load_text(report.other_cpu_share))}</p>"
     for model in report.started:
         yield f"<h2>{escaped(model)}: latency by request number after READY</h2>"
         yield _by_number(report, model)
@@ -72,7 +73,11 @@ def _after_a_switch(report: ColdstartReport) -> str:
         for model in dict.fromkeys(each.to for each in report.switches)
     ]
     label = "milliseconds of each request after a switch, by its number"
-    return line_chart(series, x_label="request after the switch", y_label="milliseconds", label=label)
+    return "".join(
+        line_chart(each, x_label="request after the switch", y_label="milliseconds", label=label)
+        # No chart tells more lines apart.
+        for each in (series[first : first + LOOKS] for first in range(0, len(series), LOOKS))
+    )
 
 
 def _after_idling(report: ColdstartReport) -> str:

@@ -11,6 +11,7 @@ from benchmarks.coldstart.figures import Alternation, Idling, Requests, Start, S
 from benchmarks.coldstart.page import page
 from benchmarks.coldstart.report import ColdstartReport
 from benchmarks.coldstart.variants import Warmup
+from benchmarks.svg import LOOKS
 from tests.browser import open_page
 
 STEADY_MS = 30.0
@@ -151,6 +152,14 @@ def test_the_page_shows_each_arrangement_by_request_number(tmp_path: Path) -> No
     assert all(chart.marks > 0 and chart.width > 100 for chart in shown.charts)
     assert "nothing warmed" in shown.text
     assert "1.10, met" in shown.text
+
+
+def test_a_page_of_many_models_has_as_many_charts_as_it_takes_to_tell_them_apart() -> None:
+    made = report()
+    many = report(switches=tuple(replace(made.switches[0], to=f"model{number}") for number in range(LOOKS + 1)))
+    label = "milliseconds of each request after a switch, by its number"
+    assert page(many).count(f'aria-label="{label}"') == 2
+    assert page(made).count(f'aria-label="{label}"') == 1
 
 
 @pytest.mark.parametrize(
