@@ -276,7 +276,7 @@ def _inverse_trigamma(value: float) -> float:
     from scipy.special import polygamma
 
     low, high = 1e-8, 1e8
-    for _ in range(200):
+    for _ in range(60):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if polygamma(1, middle) > value else (low, middle)
     return low

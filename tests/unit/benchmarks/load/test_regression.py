@@ -59,9 +59,9 @@ def rng() -> np.random.Generator:
 
 @pytest.mark.parametrize("windows", [2, 3, 5])
 def test_equal_runs_hardly_ever_raise_an_alarm(rng, windows):
-    alarms = sum(compare(report(rng, windows=windows), report(rng, windows=windows)).is_worse for _ in range(200))
+    alarms = sum(compare(report(rng, windows=windows), report(rng, windows=windows)).is_worse for _ in range(100))
     # Three standard deviations of a binomial count above the rate that is stated.
-    assert alarms <= 200 * ERROR + 3 * math.sqrt(200 * ERROR * (1 - ERROR))
+    assert alarms <= 100 * ERROR + 3 * math.sqrt(100 * ERROR * (1 - ERROR))
 
 
 def test_a_tenth_is_found_in_three_windows(rng):
@@ -87,7 +87,7 @@ def test_noisier_windows_give_a_wider_bound(rng):
 
 def test_two_runs_differ_by_less_than_the_noise_that_one_of_them_states(rng):
     beyond = 0
-    for _ in range(200):
+    for _ in range(100):
         one, two = report(rng), report(rng)
         noise = noise_of(one)
         beyond += any(
@@ -95,7 +95,7 @@ def test_two_runs_differ_by_less_than_the_noise_that_one_of_them_states(rng):
             for change in compare(one, two).changes
         )
     # Three standard deviations of a binomial count above the rate that is stated.
-    assert beyond <= 200 * ERROR + 3 * math.sqrt(200 * ERROR * (1 - ERROR))
+    assert beyond <= 100 * ERROR + 3 * math.sqrt(100 * ERROR * (1 - ERROR))
 
 
 def test_a_single_repetition_states_no_noise(rng):
