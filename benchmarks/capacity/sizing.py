@@ -168,7 +168,7 @@ def _range(request: CapacityRequest, kind: Kind, server: ServerModel, found: Bou
 
 def _why_none(request: CapacityRequest, kind: Kind, server: ServerModel, found: Bounds) -> str:
     if found.images_per_s <= 0 and found.binds == LATENCY:
-        return f"a single image on an idle GPU takes {found.alone_ms:.1f} ms, the goal is {request.sla_ms:g} ms"
+        return f"a single image on an idle server takes {found.alone_ms:.1f} ms, the goal is {request.sla_ms:g} ms"
     if found.images_per_s <= 0:
         assert found.binds == MEMORY, "no other bound is 0"
         return "its memory does not hold the model and the frames of one stream with room to spare"

@@ -92,7 +92,7 @@ def test_what_a_report_warns_of_is_said_again(capsys, tmp_path):
 def test_a_goal_that_a_kind_cannot_meet_is_said_of_that_kind(capsys):
     assert main([*FEWER_FRAMES, "--gpu", "t4,l4", "--throughput", "t4=15,l4=120"]) == 0
     out = capsys.readouterr().out
-    assert "t4: the goal is not met: a single image on an idle GPU takes 66.8 ms, the goal is 50 ms" in out
+    assert "t4: the goal is not met: a single image on an idle server takes 66.8 ms, the goal is 50 ms" in out
     assert "Plan: 8 x l4" in out
     assert "x t4" not in out
 
@@ -102,7 +102,7 @@ def test_where_no_kind_meets_the_goal_the_exit_code_is_1(capsys, tmp_path):
     assert main([*CAMERAS, "--gpu", "t4,l4", "--throughput", "15", "--html", str(path)]) == 1
     out = capsys.readouterr().out
     assert "No kind meets the goal of 50 ms in every scenario." in out
-    assert out.count("a single image on an idle GPU takes") == 2
+    assert out.count("a single image on an idle server takes") == 2
     page = open_page(path)
     assert page.flaws() == []
     assert "No kind meets the goal" in page.text

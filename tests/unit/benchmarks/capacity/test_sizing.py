@@ -128,7 +128,7 @@ def test_a_goal_below_a_single_image_is_met_by_no_number():
     found = sized("a2", graph=graph_of(gflops=257.8), sla_ms=30.0)
     assert found.gpus is None
     assert found.bounds.binds == LATENCY
-    assert found.why_none.startswith("a single image on an idle GPU takes 50.")
+    assert found.why_none.startswith("a single image on an idle server takes 50.")
     assert found.why_none.endswith("the goal is 30 ms")
 
 
