@@ -59,8 +59,8 @@ def agreement(reference: Sequence[Boxes], found: Sequence[Boxes]) -> Agreement:
         matched += len(pairs)
         shift = max([shift, *(float(np.abs(expected_N6[n, :4] - found_M6[m, :4]).max()) for n, m in pairs)])
         sure = CONFIDENCE + MARGIN
-        missed += sum(box[4] >= sure for n, box in enumerate(expected_N6) if n not in {n for n, _ in pairs})
-        invented += sum(box[4] >= sure for m, box in enumerate(found_M6) if m not in {m for _, m in pairs})
+        missed += sum(bool(box[4] >= sure) for n, box in enumerate(expected_N6) if n not in {n for n, _ in pairs})
+        invented += sum(bool(box[4] >= sure) for m, box in enumerate(found_M6) if m not in {m for _, m in pairs})
     return Agreement(matched=matched, missed=missed, invented=invented, largest_shift_px=shift)
 
 

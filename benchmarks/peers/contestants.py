@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.guide_layout import write_guide_models
 from benchmarks.peers.processes import PeerError
 from benchmarks.peers.roboflow import HOW_TO_GET_IT, roboflow_server, write_package
-from benchmarks.served import triton_server
+from benchmarks.served import server_version, triton_server
 from builder.artifacts import CpuPrecision, NetworkModel
 from builder.errors import BuilderError, ExportError, SpecError
 from builder.runtimes import cpu_has_bf16
@@ -50,6 +50,7 @@ class Field:
     network: NetworkModel
     contestants: list[Contestant] = field(default_factory=list)
     not_run: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -108,6 +109,7 @@ def _ours(taking_part: Field, repository: Path, stack: contextlib.ExitStack) -> 
         )
 
     pixels = stack.enter_context(triton_server(repository, OURS))
+    taking_part.versions["tritonserver"] = server_version(pixels)
     add(REFERENCE, pixels, OURS, "pixels")
     add("this project, shared memory", pixels, OURS, "shared-memory")
     encoded = stack.enter_context(triton_server(repository, OURS, *model_names(OURS)))
@@ -151,7 +153,10 @@ def _guide_client(model: str, size_hw: tuple[int, int], borders: bool, port: int
 
 
 def _in_process(taking_part: Field, weights: Path, folder: Path) -> None:
+    import onnxruntime
+
     size_hw = taking_part.network.imgsz
+    taking_part.versions["onnxruntime"] = onnxruntime.__version__
     # Of itself OpenVINO computes in bf16 where the CPU can.
     own_choice = "bf16" if cpu_has_bf16() else "FP32"
     for kind, runtime, arithmetic in (("onnx", "onnxruntime", "FP32"), ("openvino", "OpenVINO", own_choice)):
@@ -178,6 +183,7 @@ def _roboflow(taking_part: Field, python: Path | None, folder: Path, stack: cont
     names = list(taking_part.network.names)
     write_package(package, folder / "exports" / "onnx" / "model.onnx", taking_part.network.imgsz, names)
     server = stack.enter_context(roboflow_server(python, folder / "roboflow"))
+    taking_part.versions["Roboflow's server"] = server.version
     taking_part.contestants.append(
         Contestant(
             name="Roboflow's inference server",

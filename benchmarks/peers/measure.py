@@ -126,7 +126,7 @@ def measure_peers(options: PeersOptions, argv: Sequence[str], progress: Progress
             rows=_rows(runs),
             disagreeing=disagreeing,
             not_run=taking_part.not_run,
-            environment=environment(argv),
+            environment=environment(argv, **taking_part.versions),
         )
 
 

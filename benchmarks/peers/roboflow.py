@@ -30,6 +30,7 @@ class RoboflowServer:
     port: int
     pid: int
     """The leader of its session."""
+    version: str
 
 
 def write_package(folder: Path, graph: Path, size_hw: tuple[int, int], names: Sequence[str]) -> None:
@@ -74,13 +75,13 @@ def roboflow_server(python: Path, folder: Path) -> Iterator[RoboflowServer]:
         )
         try:
             deadline = time.monotonic() + READY_TIMEOUT_S
-            while not _is_ready(port):
+            while not (version := _version(port)):
                 if process.poll() is not None:
                     raise PeerError(f"its server ended with {process.returncode}: {last_line(log.fileno())}")
                 if time.monotonic() > deadline:
                     raise PeerError(f"its server was not ready after {READY_TIMEOUT_S} s: {last_line(log.fileno())}")
                 time.sleep(0.5)
-            yield RoboflowServer(port=port, pid=process.pid)
+            yield RoboflowServer(port=port, pid=process.pid, version=version)
         finally:
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
@@ -88,13 +89,14 @@ def roboflow_server(python: Path, folder: Path) -> Iterator[RoboflowServer]:
             end(process)
 
 
-def _is_ready(port: int) -> bool:
+def _version(port: int) -> str:
+    """What it says it is; nothing until it is ready."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", "/info")
-        return connection.getresponse().status == http.client.OK
+        return str(json.load(connection.getresponse())["version"])
     except OSError:
-        return False
+        return ""
     finally:
         connection.close()
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.peers.contestants import Contestant
+from benchmarks.peers.contestants import REFERENCE, Contestant
 from benchmarks.peers.measure import _wire
 from benchmarks.peers.processes import PeerError, Worker, memory_bytes
 from builder.server import TritonServer
@@ -35,24 +39,25 @@ class TritonPythonModel:
         return responses
 """
 CONFIG = """
-name: "box"
+name: "{name}"
 backend: "python"
 max_batch_size: 8
-input [{ name: "images" data_type: TYPE_UINT8 dims: [64, 64, 3] }]
-output [{ name: "detections" data_type: TYPE_FP32 dims: [4, 6] }]
-instance_group [{ count: 1 kind: KIND_CPU }]
-parameters { key: "contract" value { string_value: "detections/1" } }
-parameters { key: "names" value { string_value: "[\\"thing\\"]" } }
+input [{{ name: "images" data_type: TYPE_UINT8 dims: [64, 64, 3] }}]
+output [{{ name: "detections" data_type: TYPE_FP32 dims: [4, 6] }}]
+instance_group [{{ count: 1 kind: KIND_CPU }}]
+parameters {{ key: "contract" value {{ string_value: "detections/1" }} }}
+parameters {{ key: "names" value {{ string_value: "[\\"thing\\"]" }} }}
 """
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, triton_server: StartServer) -> TritonServer:
     repository = tmp_path_factory.mktemp("repository")
-    version = repository / "box" / "1"
-    version.mkdir(parents=True)
-    (version / "model.py").write_text(CODE)
-    (repository / "box" / "config.pbtxt").write_text(CONFIG)
+    for name, code in (("box", CODE), ("elsewhere", CODE.replace("8, 16, 32, 48", "1, 1, 9, 9"))):
+        version = repository / name / "1"
+        version.mkdir(parents=True)
+        (version / "model.py").write_text(code)
+        (repository / name / "config.pbtxt").write_text(CONFIG.format(name=name))
     return triton_server(repository)
 
 
@@ -64,11 +69,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return list(map(str, paths))
 
 
-def contestant(server: TritonServer, send: str = "pixels") -> Contestant:
+def contestant(server: TritonServer, send: str = "pixels", name: str = REFERENCE, model: str = "box") -> Contestant:
     return Contestant(
-        name="box",
+        name=name,
         arithmetic="none",
-        spec=lambda port: {"kind": "detector", "url": f"grpc://127.0.0.1:{port}", "model": "box", "send": send},
+        spec=lambda port: {"kind": "detector", "url": f"grpc://127.0.0.1:{port}", "model": model, "send": send},
         port=server.options.grpc_port,
         sessions=(server.pid,),
     )
@@ -104,6 +109,53 @@ def test_bytes_on_the_wire_are_the_pixels_and_little_more(server: TritonServer, 
     in_memory = _wire(contestant(server, "shared-memory"), pictures)
     assert in_memory is not None
     assert in_memory.sent_bytes < 1000
+
+
+def test_only_who_finds_the_boxes_is_timed_and_who_cannot_run_is_named(
+    server: TritonServer, pictures: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = dataclasses.replace(contestant(server), name="gone", port=1)
+    all_of_them = [
+        contestant(server),
+        contestant(server, "shared-memory", "in memory"),
+        contestant(server, name="liar", model="elsewhere"),
+        gone,
+    ]
+    network = SimpleNamespace(imgsz=(SIZE, SIZE))
+
+    @contextlib.contextmanager
+    def prepared(*_: object) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(
+            network=network,
+            contestants=all_of_them,
+            not_run={"absent": "no such thing"},
+            versions={"tritonserver": "2"},
+        )
+
+    # What is served and exported takes a minute; what is compared and timed is the same.
+    monkeypatch.setattr("benchmarks.peers.measure.contestants", prepared)
+    monkeypatch.setattr("benchmarks.peers.measure.pytorch", lambda *_: contestant(server).spec(port_of(server)))
+    flags = ["--repeats", "2", "--calls", "2", "--duration-s", "0.2", "--settle-s", "0.05", "--callers", "2"]
+    files = ["--json", str(tmp_path / "peers.json"), "--html", str(tmp_path / "peers.html")]
+    assert main(["peers", "--weights", "any.pt", "--images", *pictures, *flags, *files]) == 1
+    figures = json.loads((tmp_path / "peers.json").read_text())
+    assert [row["name"] for row in figures["rows"]] == [REFERENCE, "in memory"]
+    assert set(figures["disagreeing"]) == {"liar"}
+    assert set(figures["not_run"]) == {"absent", "gone"}
+    assert figures["boxes"] == 2
+    ours, in_memory = figures["rows"]
+    assert ours["calls"] == in_memory["calls"] == 2 * 2 * len(pictures)
+    assert ours["time_ratio"] == ours["throughput_ratio"] == {"median": 1, "lowest": 1, "highest": 1}
+    assert 0 < ours["latency_p50_ms"] <= ours["latency_p99_ms"]
+    assert in_memory["wire"]["sent_bytes"] < ours["wire"]["sent_bytes"]
+    assert (tmp_path / "peers.html").read_text().count("<svg") >= 4
+
+    all_of_them[1:] = []
+    assert main(["peers", "--weights", "any.pt", "--images", *pictures, *flags]) == 0
+
+
+def port_of(server: TritonServer) -> int:
+    return server.options.grpc_port
 
 
 @pytest.mark.parametrize(
