@@ -100,11 +100,11 @@ class Statistics:
 
     def counters(self, model: str) -> Counters:
         """Of the model; raises ServerError where the server does not tell."""
-        return counters_from(self._ask("get_inference_statistics", f"models/{model}/stats", model))
+        return counters_from(self._ask("get_inference_statistics", f"/models/{model}/stats", model))
 
     def model_config(self, model: str) -> dict[str, Any]:
         """Triton's ModelConfig as a dictionary; raises ServerError where the server does not tell."""
-        answer = self._ask("get_model_config", f"models/{model}/config", model)
+        answer = self._ask("get_model_config", f"/models/{model}/config", model)
         # gRPC has it in a message of its own.
         config: dict[str, Any] = answer.get("config", answer)
         return config
@@ -135,7 +135,7 @@ class Statistics:
         # Not tritonclient's: its connections stay with the thread that made them.
         kind = http.client.HTTPSConnection if self._address.has_tls else http.client.HTTPConnection
         with contextlib.closing(kind(self._address.netloc, timeout=_TIMEOUT_S)) as connection:
-            connection.request("GET", f"/v2/{path}")
+            connection.request("GET", f"/v2{path}")
             response = connection.getresponse()
             body = response.read()
             if response.status != http.client.OK:
