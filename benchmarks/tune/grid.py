@@ -142,12 +142,9 @@ def compare_with_grid(
 
 def grid_trials(space: Space, clients: Sequence[int]) -> list[Trial]:
     """Every configuration under every load level, in an order in which a slow hour of the machine meets all alike."""
-    trials = []
-    for settings in space.configurations():
-        for each in clients:
-            trials.append(Trial(settings=settings, clients=each))
-    random.Random(0).shuffle(trials)  # noqa: S311 -- an order, no secret
-    return trials
+    configurations = list(space.configurations())
+    random.Random(0).shuffle(configurations)  # noqa: S311 -- an order, no secret
+    return [Trial(settings=settings, clients=each) for settings in configurations for each in clients]
 
 
 def read_winner(path: Path, space: Space) -> tuple[Trial, int]:

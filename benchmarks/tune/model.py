@@ -97,7 +97,7 @@ def _predicted(model: QueueModel, trial: Trial, percentile: int, thorough: bool)
         max_batch=settings.max_batch,
         delay_s=settings.max_queue_delay_us / 1e6,
         instances=settings.instances,
-        slowdown=model.slowdown(min(settings.max_batch, max(1.0, trial.clients / settings.instances))),
+        slowdown=model.slowdown(_usual_batch(trial)),
         answers=model.answers,
     )
     requests = max(REQUESTS, EXECUTIONS * trial.places, 10 * trial.clients) * (THOROUGH if thorough else 1)
@@ -111,6 +111,13 @@ def _predicted(model: QueueModel, trial: Trial, percentile: int, thorough: bool)
         latency_ms=float(np.percentile(latency_s, percentile) * 1e3),
         mean_batch=served.mean_batch,
     )
+
+
+def _usual_batch(trial: Trial) -> float:
+    """Clients wait for one another where there is a delay; without one they spread over the instances."""
+    settings = trial.settings
+    instances = 1 if settings.max_queue_delay_us else settings.instances
+    return min(settings.max_batch, max(1.0, trial.clients / instances))
 
 
 class _Jittered:

@@ -90,17 +90,17 @@ class _Search:
         if most > 1 and self._budget.left > 2:
             self._measure(self._saturated(batches[0], most))
         if self._budget.left > 2:
-            self._measure(self._saturated(self._largest_in_time(instances=min(2, most)), min(2, most)))
+            self._measure(self._saturated(batches[len(batches) // 3], most))
 
     def confirm(self) -> str:
         """Measure what promises most, again and again; why that ended."""
         while True:
             choice = self._best_choice()
             best = self._best_throughput()
+            if best == 0 and (choice is None or choice.feasible < HOPEFUL):
+                return "the model leaves no hope that any configuration meets the limit"
             if choice is None:
                 return "every trial that promised anything was measured"
-            if best == 0 and choice.feasible < HOPEFUL:
-                return "the model leaves no hope that any configuration meets the limit"
             if best > 0 and choice.gain < WORTH * best:
                 return f"no other trial is expected to bring {WORTH:.1%} more"
             if self._budget.left == 0:
