@@ -187,7 +187,7 @@ def _is_known(value: float | None) -> TypeGuard[float]:
 
 
 def _is_near_zero(values: Sequence[float]) -> bool:
-    return 0 <= min(values) <= 0.75 * max(values)
+    return 0 <= min(values) <= 0.75 * max(values) or 0 <= min(values) == max(values)
 
 
 def _require_looks(wanted: int) -> None:

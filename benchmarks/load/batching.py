@@ -13,6 +13,9 @@ BATCHES = 1.05
 _BUSY = 1.5
 """Requests under way, in the mean, below which there is no company to wait for."""
 
+_HARDLY = 0.05
+"""Of the latency, spent in the queue: so little is no wait."""
+
 
 def batching_line(report: LoadReport, config: Mapping[str, Any], *, images_per_request: int = 1) -> str:
     """The mean executed batch under the highest load, and why it is one request where it is.
@@ -51,6 +54,7 @@ def _reason(point: LoadPoint, config: Mapping[str, Any], most: int, images_per_r
     return (
         _forbidden(config, most, images_per_request)
         or _without_company(point, instances(config), images_per_request)
+        or _not_queued(point, config)
         or _not_waited_for(config)
         or "none of the known reasons; see the queue's time, and priorities or timeouts in its policy"
     )
@@ -80,6 +84,16 @@ def _without_company(point: LoadPoint, count: int, images_per_request: int) -> s
         fewer = f", or build with --instances {count // 2}" if count > 1 else ""
         return f"{count} instances take {requests:.1f} requests as they come; load it more{fewer}"
     return None
+
+
+def _not_queued(point: LoadPoint, config: Mapping[str, Any]) -> str | None:
+    queue, latency = point.server_ms.queue, point.latency_ms.mean
+    if queue > _HARDLY * latency:
+        return None
+    told = f"requests wait {queue:.1f} of {latency:.0f} ms in the queue"
+    if config.get("backend") == "python":
+        return f"{told}: the model's process takes them on as they come, since on a CPU a batch is no faster"
+    return f"{told}: what holds them is before it, the client, the network or an ensemble's step"
 
 
 def _not_waited_for(config: Mapping[str, Any]) -> str | None:

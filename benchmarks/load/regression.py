@@ -70,7 +70,7 @@ class Change:
 
     def cells(self) -> tuple[str, ...]:
         """For a table of ``COLUMNS``."""
-        figures = (f"{self.baseline:.2f}", f"{self.new:.2f}", f"{self.worse_by:+.1%}", f"{self.bound:.1%}")
+        figures = (f"{self.baseline:.2f}", f"{self.new:.2f}", f"{self.worse_by:+.1%}", bound_text(self.bound))
         return (self.load, self.figure, *figures, self.verdict)
 
 
@@ -102,7 +102,7 @@ class Comparison:
             name: max((change.bound for change in self.changes if change.figure == name), default=0.0)
             for name in BETWEEN_RUNS
         }
-        noise = ", ".join(f"{name} up to {bound:.1%}" for name, bound in bounds.items())
+        noise = ", ".join(f"{name} up to {bound_text(bound)}" for name, bound in bounds.items())
         found = [f"requests fail now at {load}" for load in self.new_failures]
         worst = sorted(self.regressions, key=lambda change: change.bound - change.worse_by)
         found += [f"{each.figure} at {each.load} {each.worse_by:.1%} worse" for each in worst]
@@ -159,6 +159,11 @@ def compare(baseline: LoadReport, new: LoadReport) -> Comparison:
         ),
         differences=_differences(baseline.environment, new.environment),
     )
+
+
+def bound_text(bound: float) -> str:
+    """A bound beyond 100 % tells no more than that: the windows are too few, or the machine was not quiet."""
+    return f"{bound:.1%}" if bound <= 1 else "> 100%"
 
 
 def noise_of(report: LoadReport) -> Mapping[str, Mapping[str, float]]:

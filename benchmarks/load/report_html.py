@@ -14,7 +14,7 @@ from benchmarks.load.points import PERCENTILES, ClosedLoop, LoadPoint, LoadRepor
 from benchmarks.load.regression import COLUMNS, Comparison
 from benchmarks.load.text import HAND_OVER, shortcomings
 from builder.durable import replace_file
-from builder.page import definitions, document, escaped, row, table
+from builder.page import definitions, document, escaped, figure, row, table
 
 PARTS = ("queue", "input", "compute", "output", "client", "rest")
 _WIDE_RANGE = 12
@@ -64,6 +64,7 @@ def _verdict(
         if point.failed
     ]
     lines += shortcomings(report)
+    lines += [line for line in report.environment.values() if line.startswith("WARNING")]
     is_worse = bool(comparison and comparison.is_worse)
     items = [escaped(line) for line in lines]
     if comparison:
@@ -240,12 +241,12 @@ def _figures(points: Sequence[LoadPoint], sla_ms: float | None, percentile: int)
     def marked(point: LoadPoint, each: int) -> str:
         value = point.latency_ms.percentile(each)
         is_over = sla_ms is not None and each == percentile and value > sla_ms
-        return f'<b class="over">{amount(value)}</b>' if is_over else amount(value)
+        return f'<b class="over">{figure(value, 1)}</b>' if is_over else figure(value, 1)
 
     lines = [
         (
             escaped(point.load),
-            amount(point.throughput_images_per_s),
+            figure(point.throughput_images_per_s, 1),
             _range(point.windows_images_per_s),
             *(marked(point, each) for each in PERCENTILES),
             f"{point.mean_batch:.2f}",
@@ -261,7 +262,7 @@ def _figures(points: Sequence[LoadPoint], sla_ms: float | None, percentile: int)
 
 
 def _range(values: Sequence[float]) -> str:
-    return f"{amount(min(values))}–{amount(max(values))}" if values else "–"
+    return f"{figure(min(values), 1)}–{figure(max(values), 1)}" if values else "–"
 
 
 def _compared(comparison: Comparison) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 
 from benchmarks.load.points import PERCENTILES, ClosedLoop, Latencies, LoadPoint, LoadReport, ServerTimes, Usage
-from benchmarks.load.regression import noise_of
+from benchmarks.load.regression import bound_text, noise_of
 from benchmarks.tables import key_values, table
 
 _MB = 1e6
@@ -95,7 +95,7 @@ def _latencies(report: LoadReport) -> str:
             str(point.load),
             f"{point.throughput_images_per_s:.1f}",
             *(f"{point.latency_ms.percentile(each):.1f}" for each in PERCENTILES),
-            *(f"{noise[figure][str(point.load)]:.1%}" for figure in noise),
+            *(bound_text(noise[figure][str(point.load)]) for figure in noise),
             str(point.failed),
         )
         for point in report.points

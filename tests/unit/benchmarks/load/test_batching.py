@@ -21,12 +21,14 @@ def without(key: str) -> dict:
     return {name: value for name, value in CONFIG.items() if name != key}
 
 
-def point(load, *, images_per_s: float = 40.0, mean_ms: float = 200.0, batches: dict[int, int]) -> LoadPoint:
+def point(
+    load, *, images_per_s: float = 40.0, mean_ms: float = 200.0, batches: dict[int, int], queue: float = 0.5
+) -> LoadPoint:
     return LoadPoint(
         load=load,
         throughput_images_per_s=images_per_s,
         latency_ms=Latencies(mean=mean_ms, p50=mean_ms, p90=mean_ms, p95=mean_ms, p99=mean_ms),
-        server_ms=ServerTimes(queue=0, compute_input=0, compute_infer=mean_ms, compute_output=0),
+        server_ms=ServerTimes(queue=queue * mean_ms, compute_input=0, compute_infer=mean_ms / 4, compute_output=0),
         batches=batches,
     )
 
@@ -93,6 +95,16 @@ def test_a_client_that_sends_one_at_a_time_is_named():
 def test_arrivals_that_hardly_meet_are_no_load():
     quiet = point(OpenLoop(rate_per_s=5, distribution="poisson"), images_per_s=5, mean_ms=25, batches={1: 100})
     assert "0.1 requests are under way" in batching_line(report(quiet), CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("backend", "reason"), [("python", "takes them on as they come"), ("onnxruntime", "what holds them is before it")]
+)
+def test_requests_that_wait_elsewhere_cannot_meet_in_the_queue(backend, reason):
+    elsewhere = point(ClosedLoop(concurrency=8), batches={1: 100}, queue=0.01)
+    line = batching_line(report(elsewhere), {**CONFIG, "backend": backend})
+    assert "requests wait 2.0 of 200 ms in the queue: " in line
+    assert reason in line
 
 
 def test_a_batch_that_the_client_made_is_not_the_servers():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.load.points import ClosedLoop, Latencies, LoadFailure, LoadPoint, LoadReport, ServerTimes
-from benchmarks.load.regression import BETWEEN_RUNS, ERROR, compare, moderate, noise_of
+from benchmarks.load.regression import BETWEEN_RUNS, ERROR, bound_text, compare, moderate, noise_of
 from builder.errors import SpecError
 
 LOADS = (1, 2, 4, 8)
@@ -96,6 +96,10 @@ def test_two_runs_differ_by_less_than_the_noise_that_one_of_them_states(rng):
         )
     # Three standard deviations of a binomial count above the rate that is stated.
     assert beyond <= 100 * ERROR + 3 * math.sqrt(100 * ERROR * (1 - ERROR))
+
+
+def test_windows_that_say_nothing_are_told_as_such():
+    assert [bound_text(bound) for bound in (0.034, 1.0, 28248.6)] == ["3.4%", "100.0%", "> 100%"]
 
 
 def test_a_single_repetition_states_no_noise(rng):

@@ -21,6 +21,7 @@ from benchmarks.load.points import (
 )
 from benchmarks.load.regression import compare
 from benchmarks.load.report_html import write_html
+from benchmarks.machine import other_load_text
 from tests.browser import open_page
 
 HOSTILE = "<script>alert('&1')</script>"
@@ -112,6 +113,11 @@ def test_loads_that_were_not_measured_stand_on_top(tmp_path):
     told = verdict(page(tmp_path, replace(what, points=(*what.points[:-1], late), failures=(failed,))))
     assert "not measured at 64 at a time: Exceeds maximum queue size" in told
     assert "not kept up at 40/s poisson: 40% of the requests were sent late" in told
+
+
+def test_a_machine_that_was_not_quiet_is_warned_of_on_top(tmp_path):
+    text = other_load_text(0.36)
+    assert text in verdict(page(tmp_path, replace(report(), environment={"other load": text})))
 
 
 def test_times_that_are_not_the_models_are_said_to_be(tmp_path):
