@@ -88,6 +88,8 @@ def measure_peers(options: PeersOptions, argv: Sequence[str], progress: Progress
         for contestant in taking_part.contestants:
             try:
                 run = _checked(contestant, pictures, references[contestant.borders], stack)
+                if run.agreement.holds:
+                    run.wire = _wire(contestant, run.worker, len(pictures))
             except PeerError as error:
                 if contestant.name == REFERENCE:
                     raise
@@ -96,7 +98,6 @@ def measure_peers(options: PeersOptions, argv: Sequence[str], progress: Progress
                 continue
             progress(f"{contestant.name}: boxes agree: {run.agreement}")
             if run.agreement.holds:
-                run.wire = _wire(contestant, pictures)
                 runs.append(run)
             else:
                 disagreeing[contestant.name] = run.agreement
@@ -156,19 +157,17 @@ def _boxes(worker: Worker) -> list[Boxes]:
     return [np.asarray(each, np.float64).reshape(-1, 6) for each in rows]
 
 
-def _wire(contestant: Contestant, pictures: Sequence[str]) -> Wire | None:
+def _wire(contestant: Contestant, worker: Worker, pictures: int) -> Wire | None:
     """Bytes per picture of a client whose way to the server is a relay; connecting is not counted."""
     if not contestant.port:
         return None
-    with (
-        CountingRelay(contestant.port) as relay,
-        Worker({**contestant.spec(relay.port), "pictures": pictures}) as worker,
-    ):
-        worker.ask("requests", rounds=1)
+    with CountingRelay(contestant.port) as relay:
+        worker.ask("open_other", spec=contestant.spec(relay.port))
         sent_before, received_before = relay.counts()
-        requests: int = worker.ask("requests", rounds=1)
+        worker.ask("ask_other")
         sent, received = relay.counts()
-    return Wire(sent_bytes=(sent - sent_before) / requests, received_bytes=(received - received_before) / requests)
+        worker.ask("close_other")
+    return Wire(sent_bytes=(sent - sent_before) / pictures, received_bytes=(received - received_before) / pictures)
 
 
 def _rows(runs: Sequence[_Run]) -> tuple[Row, ...]:

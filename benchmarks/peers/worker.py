@@ -29,9 +29,9 @@ UNCOUNTED_CALLS = 3
 class Client:
     """One caller's way from a file to boxes."""
 
-    def __init__(self, detect: Detect, rows: Callable[[Any], Rows]) -> None:
+    def __init__(self, detect: Detect, rows: Callable[[Any], Rows], close: Callable[[], object] = lambda: None) -> None:
         """``rows`` makes plain figures of what ``detect`` gives; it is never timed."""
-        self.detect, self.rows = detect, rows
+        self.detect, self.rows, self.close = detect, rows, close
 
 
 def detector(spec: dict[str, Any]) -> Client:
@@ -44,7 +44,7 @@ def detector(spec: dict[str, Any]) -> Client:
         parts = zip(found.xyxy.tolist(), found.confidence.tolist(), found.class_id.tolist(), strict=True)
         return [[*box, confidence, number] for box, confidence, number in parts]
 
-    return Client(lambda path: ours.detect(path, CONFIDENCE), rows)
+    return Client(lambda path: ours.detect(path, CONFIDENCE), rows, ours.close)
 
 
 def yolo(spec: dict[str, Any]) -> Client:
@@ -95,10 +95,14 @@ def roboflow(spec: dict[str, Any]) -> Client:
             for box in found
         ]
 
-    return Client(detect, rows)
+    return Client(detect, rows, connection.close)
 
 
 KINDS = {"detector": detector, "yolo": yolo, "roboflow": roboflow}
+
+
+def _open(spec: dict[str, Any]) -> Client:
+    return KINDS[spec["kind"]](spec)
 
 
 class Worker:
@@ -109,6 +113,7 @@ class Worker:
         self._spec = spec
         self._pictures: Sequence[str] = spec["pictures"]
         self._clients: list[Client] = []
+        self._other: Client | None = None
         self._client(0)
 
     def boxes(self) -> list[Rows]:
@@ -140,15 +145,26 @@ class Worker:
             each(0)
         return measure(calls, settle_s=settle_s, duration_s=duration_s).throughput_images_per_s
 
-    def requests(self, rounds: int) -> int:
-        """Ask for every picture so many times; how many requests that were."""
-        for path in [*self._pictures] * rounds:
-            self._client(0).detect(path)
-        return rounds * len(self._pictures)
+    def open_other(self, spec: dict[str, Any]) -> None:
+        """Connect once more, elsewhere, and ask for every picture."""
+        self._other = _open(spec)
+        self.ask_other()
+
+    def ask_other(self) -> None:
+        """Ask for every picture there."""
+        assert self._other is not None
+        for path in self._pictures:
+            self._other.detect(path)
+
+    def close_other(self) -> None:
+        """End that connection."""
+        assert self._other is not None
+        self._other.close()
+        self._other = None
 
     def _client(self, number: int) -> Client:
         while len(self._clients) <= number:
-            self._clients.append(KINDS[self._spec["kind"]](self._spec))
+            self._clients.append(_open(self._spec))
         return self._clients[number]
 
 
