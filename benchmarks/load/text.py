@@ -68,12 +68,11 @@ def to_csv(report: LoadReport) -> str:
 
 def _csv_row(point: LoadPoint) -> dict[str, object]:
     load, client = point.load, point.client_ms
-    is_closed = isinstance(load, ClosedLoop)
     return {
+        "kind": "closed" if isinstance(load, ClosedLoop) else "open",
         "concurrency": load.concurrency if isinstance(load, ClosedLoop) else None,
         "rate_per_s": None if isinstance(load, ClosedLoop) else load.rate_per_s,
         "distribution": None if isinstance(load, ClosedLoop) else load.distribution,
-        "kind": "closed" if is_closed else "open",
         "throughput_images_per_s": point.throughput_images_per_s,
         **{f"latency_{each.name}_ms": getattr(point.latency_ms, each.name) for each in fields(Latencies)},
         **{f"{each.name}_ms": getattr(point.server_ms, each.name) for each in fields(ServerTimes)},

@@ -15,7 +15,7 @@ import pytest
 from builder import gpus_command
 from builder.errors import SpecError
 from builder.gpus import find_gpu, known_gpus
-from builder.nvml import NoGpuError, NvmlDevice, read_devices
+from builder.nvml import GpuGauge, GpuUse, NoGpuError, NvmlDevice, read_devices
 
 MIB = 1 << 20
 
@@ -81,7 +81,12 @@ class FakeNvml:
     def nvmlDeviceGetMemoryInfo(self, handle):
         if handle.get("mib") is None:
             raise NVMLErrorNotSupported("Not Supported")
-        return SimpleNamespace(total=handle["mib"] * MIB, free=(handle["mib"] - 512) * MIB)
+        return SimpleNamespace(total=handle["mib"] * MIB, free=(handle["mib"] - 512) * MIB, used=512 * MIB)
+
+    def nvmlDeviceGetUtilizationRates(self, handle):
+        if "busy" not in handle:
+            raise NVMLErrorNotSupported("Not Supported")
+        return SimpleNamespace(gpu=handle["busy"], memory=0)
 
     def nvmlSystemGetDriverVersion(self):
         return "580.65.06"
@@ -304,3 +309,27 @@ def test_the_real_driver_is_read_or_its_absence_is_told():
     devices = read_devices()
     assert len(devices) >= boards
     assert all(isinstance(device, NvmlDevice) and device.name for device in devices)
+
+
+def test_the_use_of_several_gpus_is_their_mean_and_their_sum(machine):
+    nvml = machine({"busy": 30, "mib": 16000}, {"busy": 70, "mib": 16000})
+    gauge = GpuGauge()
+    assert gauge.read() == GpuUse(utilization=0.5, used_bytes=1024 * MIB)
+    assert nvml.running == 1
+    gauge.close()
+    assert nvml.running == 0
+
+
+def test_what_the_driver_does_not_tell_of_its_use_is_none(machine):
+    # A GPU in MIG mode has no utilization, a Jetson no memory of its own.
+    machine({"mib": 16000})
+    assert GpuGauge().read() == GpuUse(utilization=None, used_bytes=512 * MIB)
+    machine({"busy": 10})
+    assert GpuGauge().read() == GpuUse(utilization=0.1, used_bytes=None)
+
+
+def test_without_a_gpu_there_is_no_use_to_read(machine):
+    nvml = machine()
+    with pytest.raises(NoGpuError, match="lists no GPU"):
+        GpuGauge()
+    assert nvml.running == 0
