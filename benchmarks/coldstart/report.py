@@ -22,7 +22,8 @@ NUMBERS = {1: "first", 2: "second", TENTH: "tenth"}
 HOW = (
     "Each latency is that of one request, none beside it, from a client that is warm: its libraries have carried "
     "requests to an earlier server, its pictures are ready, and its connection has carried the model's metadata. What "
-    "is new is the server, and the connection's first large message, which the last row of each model measures alone."
+    "is new is the server, and at a start or a switch the connection's first large message, which the row of a new "
+    "connection measures alone. The files are in the page cache."
 )
 
 
