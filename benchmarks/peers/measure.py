@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ import numpy as np
 from benchmarks.figures import Spread, percentile_ms, ratios
 from benchmarks.machine import environment
 from benchmarks.peers.agreement import Agreement, Boxes, agreement
-from benchmarks.peers.contestants import REFERENCE, Contestant, Progress, contestants, pytorch
+from benchmarks.peers.contestants import REFERENCE, Contestant, Field, Progress, contestants, pytorch
 from benchmarks.peers.processes import OthersLoad, PeerError, Worker, memory_bytes
 from benchmarks.peers.report import PeersReport, Row, Wire
 from benchmarks.peers.wire import CountingRelay
 from benchmarks.pictures import picture_paths
-from builder.errors import SpecError
+from builder.errors import ExportError, SpecError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,37 +84,9 @@ def measure_peers(options: PeersOptions, argv: Sequence[str], progress: Progress
             borders: _reference(options.weights, taking_part.network.imgsz, borders, pictures)
             for borders in {contestant.borders for contestant in taking_part.contestants}
         }
-        runs, disagreeing = [], {}
-        for contestant in taking_part.contestants:
-            try:
-                run = _checked(contestant, pictures, references[contestant.borders], stack)
-                if run.agreement.holds:
-                    run.wire = _wire(contestant, run.worker, len(pictures))
-            except PeerError as error:
-                if contestant.name == REFERENCE:
-                    raise
-                taking_part.not_run[contestant.name] = str(error)
-                progress(f"{contestant.name}: not run: {error}")
-                continue
-            progress(f"{contestant.name}: boxes agree: {run.agreement}")
-            if run.agreement.holds:
-                runs.append(run)
-            else:
-                disagreeing[contestant.name] = run.agreement
-        if not any(run.contestant.name == REFERENCE for run in runs):
-            raise SpecError(f"{REFERENCE}: expected the boxes of PyTorch, got {disagreeing[REFERENCE]}")
+        runs, disagreeing = _agreeing(taking_part, pictures, references, stack, progress)
         others = OthersLoad([session for run in runs for session in run.sessions])
-        for turn in range(options.repeats):
-            # Each turn begins with another, so that nobody always follows the same one.
-            for run in [*runs[turn % len(runs) :], *runs[: turn % len(runs)]]:
-                try:
-                    run.turn(options)
-                except PeerError as error:
-                    if run.contestant.name == REFERENCE:
-                        raise
-                    taking_part.not_run[run.contestant.name] = f"stopped in turn {turn + 1}: {error}"
-            runs = [run for run in runs if run.contestant.name not in taking_part.not_run]
-            progress(f"turn {turn + 1} of {options.repeats}")
+        runs = _timed(runs, options, taking_part.not_run, progress)
         return PeersReport(
             weights=options.weights.name,
             imgsz=taking_part.network.imgsz,
@@ -129,6 +101,58 @@ def measure_peers(options: PeersOptions, argv: Sequence[str], progress: Progress
             not_run=taking_part.not_run,
             environment=environment(argv, **taking_part.versions),
         )
+
+
+def _agreeing(
+    taking_part: Field,
+    pictures: Sequence[str],
+    references: Mapping[bool, Sequence[Boxes]],
+    stack: contextlib.ExitStack,
+    progress: Progress,
+) -> tuple[list[_Run], dict[str, Agreement]]:
+    """Those that found the boxes, with what they put on the wire, and those that found others."""
+    runs, disagreeing = [], {}
+    for contestant in taking_part.contestants:
+        try:
+            run = _checked(contestant, pictures, references[contestant.borders], stack)
+            if run.agreement.holds:
+                run.wire = _wire(contestant, run.worker, len(pictures))
+        except PeerError as error:
+            _leave_out(contestant, str(error), error, taking_part.not_run, progress)
+            continue
+        progress(f"{contestant.name}: boxes agree: {run.agreement}")
+        if run.agreement.holds:
+            runs.append(run)
+        else:
+            disagreeing[contestant.name] = run.agreement
+    if REFERENCE in disagreeing:
+        raise ExportError(f"{REFERENCE}: expected the boxes of PyTorch, got {disagreeing[REFERENCE]}")
+    return runs, disagreeing
+
+
+def _timed(runs: list[_Run], options: PeersOptions, not_run: dict[str, str], progress: Progress) -> list[_Run]:
+    """Those that held out every turn."""
+    for turn in range(options.repeats):
+        # Each turn begins with another, so that nobody always follows the same one.
+        first = turn % len(runs)
+        for run in [*runs[first:], *runs[:first]]:
+            try:
+                run.turn(options)
+            except PeerError as error:
+                _leave_out(run.contestant, f"stopped in turn {turn + 1}: {error}", error, not_run, progress)
+        runs = [run for run in runs if run.contestant.name not in not_run]
+        progress(f"turn {turn + 1} of {options.repeats}")
+    return runs
+
+
+def _leave_out(
+    contestant: Contestant, reason: str, error: PeerError, not_run: dict[str, str], progress: Progress
+) -> None:
+    # Nobody can be compared with what is not there.
+    if contestant.name == REFERENCE:
+        raise error
+    not_run[contestant.name] = reason
+    progress(f"{contestant.name}: not run: {reason}")
 
 
 def _reference(weights: Path, size_hw: tuple[int, int], borders: bool, pictures: Sequence[str]) -> list[Boxes]:
