@@ -6,6 +6,7 @@ over windows that hold the warm-up. What the server did meanwhile are Triton's o
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -15,7 +16,7 @@ import re
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +30,9 @@ from benchmarks.load.points import ClientTimes, ClosedLoop, Load, LoadPoint, Ope
 from benchmarks.load.windows import LoadWindow, point_of
 from benchmarks.perf_tools import INSTALL, NAME, Program, find_program
 from builder.errors import ServerError, SpecError
+from builder.server import SHARED_MEMORY
 from clients.address import address_from
-from clients.contract import INPUT
+from clients.contract import INPUT, OUTPUT
 from clients.errors import one_line
 
 __all__ = ["ClosedLoop", "Load", "OpenLoop", "PerfAnalyzer", "Target", "find_perf_analyzer", "write_input_data"]
@@ -139,7 +141,7 @@ class PerfAnalyzer:
         command = self.command_line(target, load, seconds=warm_up_s + window_s, seed=seed)
         with tempfile.TemporaryDirectory() as folder, Statistics(address_from(target.url)) as server:
             moments, figures = Path(folder, "moments.json"), Path(folder, "figures.csv")
-            with Monitor(server, target.model, target.server_pid) as monitor:
+            with _leaving_no_region(target), Monitor(server, target.model, target.server_pid) as monitor:
                 said = self._measured(
                     [*command, "-f", str(figures), "--profile-export-file", str(moments)],
                     f"{target.model}, {load}",
@@ -196,6 +198,22 @@ class PerfAnalyzer:
             raise ServerError(
                 f"expected perf_analyzer to end within {timeout_s:.0f} s, it did not; does the server answer?"
             ) from error
+
+
+@contextlib.contextmanager
+def _leaving_no_region(target: Target) -> Iterator[None]:
+    """Of system shared memory, which perf_analyzer names after the tensors and leaves behind where it is ended."""
+
+    def regions() -> set[Path]:
+        names = (f"{target.input_name}_*", OUTPUT) if target.shared_memory else ()
+        return {path for name in names for path in SHARED_MEMORY.glob(name)}
+
+    before = regions()
+    try:
+        yield
+    finally:
+        for region in regions() - before:
+            region.unlink(missing_ok=True)
 
 
 def _load_arguments(load: Load, seconds: float, seed: int) -> list[str]:

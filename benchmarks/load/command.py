@@ -43,7 +43,11 @@ def _add_load(command: argparse.ArgumentParser) -> None:
     add("--concurrency", type=_numbers(int), default=(), metavar="N,N", help="requests under way (default: 1,2,4,8)")
     add("--rate", type=_numbers(float), default=(), metavar="R,R", help="requests/s, whether answered or not")
     add("--distribution", choices=("constant", "poisson"), default="poisson", help="of --rate (default: poisson)")
-    add("--send", choices=("grpc", "http", "shared-memory"), help="(default: grpc, or as --url says)")
+    add(
+        "--send",
+        choices=("grpc", "http", "shared-memory"),
+        help="shared-memory has the server forget every other region (default: grpc, or as --url says)",
+    )
     add("--batch", type=positive(int), default=1, help="images in a request (default: 1)")
     add("--images", type=Path, nargs="+", default=(), help="pictures, cycled (default: the two of Ultralytics)")
     add("--repeats", type=positive(int), default=5, help="turns, from which the noise is known (default: 5)")

@@ -5,7 +5,10 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +195,33 @@ def test_a_command_that_was_printed_runs_by_hand(server, picture, capsys):
     assert re.search(r"Concurrency: 2, throughput: [\d.]+ infer/sec", result.stdout)
     # One repetition shows no noise.
     assert "±" not in printed
+
+
+def test_sigterm_leaves_no_region_and_no_program(perf_analyzer, server, picture):
+    def regions():
+        return {path for path in Path("/dev/shm").iterdir() if path.name.startswith(("images_", "detections"))}
+
+    before = regions()
+    run = [*arguments(picture, "--url", server.grpc_url, "--send", "shared-memory"), "--window-s", "60"]
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks", *run], stderr=subprocess.DEVNULL)
+    try:
+        while regions() == before and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait()
+    assert regions() == before
+    address = server.grpc_url.removeprefix("grpc://").encode()
+    assert not [each for each in Path("/proc").glob("[0-9]*/cmdline") if is_asking(each, address)]
+
+
+def is_asking(cmdline, address):
+    try:
+        return b"perf_analyzer" in (said := cmdline.read_bytes()) and address in said
+    except OSError:
+        return False
 
 
 def test_a_goal_that_no_load_meets_is_exit_code_1(server, picture, capsys):
