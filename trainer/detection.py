@@ -81,8 +81,6 @@ class DetectionSetup(DetectionTrainer):
 
     def _setup_precision(self) -> None:
         precision = self.settings.precision
-        if precision == "fp16" and self.device.type == "cpu":
-            raise SpecError("--precision fp16 trains on GPUs; on a CPU use fp32 or bf16.")
         self.amp = precision != "fp32"
         self.amp_dtype = torch.bfloat16 if precision == "bf16" else torch.float16
         self.args.amp = "bf16" if precision == "bf16" else self.amp

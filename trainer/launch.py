@@ -24,7 +24,7 @@ def launch(argv: Sequence[str], *, processes: int, max_restarts: int, grace_s: f
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # Its warnings name the processes that a signal was passed on to, and its errors repeat what they have said.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable(logging.ERROR)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -63,7 +63,7 @@ class TrainingLoop(DetectionSetup):
         self._batches: Iterator[Any] | None = None
         self._saved_step, self._saved_s = 0, time.monotonic()
         self._stage: Stage | None = None
-        self._progress = Progress(self.settings.run) if self.group.process.is_main else None
+        self._progress = Progress(self.settings.run, say) if self.group.process.is_main else None
 
     def prepare(self) -> None:
         """Set all up for the first step."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ Row = Mapping[str, float]
 class Progress:
     """Writes a run's figures; on the main process alone."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, say: Callable[[str], None]) -> None:
         """Write into the run's folder."""
         self._run = run
+        self._say = say
+        self._failed = False
         self._steps = run / "steps.csv"
         self._events = _tensorboard(run / "tensorboard")
 
@@ -36,24 +39,37 @@ class Progress:
     def step(self, step: int, losses: Mapping[str, float], learning_rate: float) -> None:
         """Add a line to steps.csv; ``step`` counts from 1."""
         values = {"step": step, **losses, "lr": learning_rate}
-        text = "" if self._steps.exists() else ",".join(values) + "\n"
-        with self._steps.open("a", encoding="utf-8") as file:
-            file.write(text + ",".join(f"{value:.9g}" for value in values.values()) + "\n")
+        with self._tolerant():
+            text = "" if self._steps.exists() else ",".join(values) + "\n"
+            with self._steps.open("a", encoding="utf-8") as file:
+                file.write(text + ",".join(f"{value:.9g}" for value in values.values()) + "\n")
 
     def epoch(self, rows: Sequence[Row]) -> None:
         """Write all rows anew, the last of which has just come."""
-        self._write_rows(rows)
-        if self._events is not None:
-            for name, value in rows[-1].items():
-                self._events.add_scalar(name, value, int(rows[-1]["epoch"]))
-            self._events.flush()
+        with self._tolerant():
+            self._write_rows(rows)
+            if self._events is not None:
+                for name, value in rows[-1].items():
+                    self._events.add_scalar(name, value, int(rows[-1]["epoch"]))
+                self._events.flush()
 
     def close(self, rows: Sequence[Row]) -> None:
         """Draw the curves."""
-        if rows:
-            draw_curves(self._run / "curves.png", rows)
-        if self._events is not None:
-            self._events.close()
+        with self._tolerant():
+            if rows:
+                draw_curves(self._run / "curves.png", rows)
+            if self._events is not None:
+                self._events.close()
+
+    @contextlib.contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        """A full disk costs figures, not the training."""
+        try:
+            yield
+        except OSError as e:
+            if not self._failed:
+                self._say(f"warning: figures of the training are not written: {e.filename or ''} {e.strerror or e}")
+            self._failed = True
 
     def _write_rows(self, rows: Sequence[Row]) -> None:
         names = list(dict.fromkeys(name for row in rows for name in row))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from trainer.checkpoints.file import CheckpointMeta, Found, newest_valid, read_c
 from trainer.checkpoints.writer import CheckpointWriter, Retention
 from trainer.data import TrainData, read_training_data
 from trainer.distribution import Devices, Group, check_devices, parse_devices, this_process
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, TrainingError
 from trainer.interruption import Interruption
 from trainer.run_record import versions, write_run_record
 from trainer.settings import TrainSettings, settings_from_json
@@ -101,12 +103,13 @@ class _Run:
 
     def train(self) -> Finished:
         """From the settings to run.json."""
-        self._data = self._on_main(lambda: read_training_data(self._settings.data))
-        found = self._on_main(self._find_checkpoint)
-        training = self._prepared()
-        if found is not None:
-            self._go_on(training, found)
-        parts = self._on_main(self._begin_part)
+        with self._nothing_left_behind():
+            self._data = self._on_main(lambda: read_training_data(self._settings.data))
+            found = self._on_main(self._find_checkpoint)
+            training = self._prepared(found)
+            if found is not None:
+                self._go_on(training, found)
+            parts = self._on_main(self._begin_part)
         try:
             training.run()
         finally:
@@ -116,6 +119,17 @@ class _Run:
         if self._group.process.is_main:
             self._finish(training, parts)
         return Finished(run=self._folder, rows=tuple(training.rows))
+
+    @contextlib.contextmanager
+    def _nothing_left_behind(self) -> Iterator[None]:
+        """Remove what the set-up of a new run has made, where it does not come to its first step."""
+        new = not self._folder.exists() or not any(self._folder.iterdir())
+        try:
+            yield
+        except BaseException:
+            if new and self._group.process.is_main:
+                shutil.rmtree(self._folder, ignore_errors=True)
+            raise
 
     def _on_main(self, work: Callable[[], Any]) -> Any:
         """Do it once, on the main process; every process gets the answer, or its error."""
@@ -148,7 +162,7 @@ class _Run:
             )
         return found
 
-    def _prepared(self) -> TrainingLoop:
+    def _prepared(self, found: Found | None) -> TrainingLoop:
         import logging
 
         # Ultralytics looks for a connection when it is imported, and reports to services.
@@ -157,6 +171,7 @@ class _Run:
         from ultralytics.utils import LOGGER
 
         LOGGER.setLevel(logging.WARNING)
+        from trainer.detection import scale_of_rate
         from trainer.freezing import layout_of, stages_of
         from trainer.loop import TrainingLoop
         from trainer.seeded_dataset import SETUP_STREAM, seed_all
@@ -164,6 +179,9 @@ class _Run:
         from trainer.starting_weights import starting_weights
 
         settings = self._settings
+        if settings.precision == "fp16" and self._group.device.type == "cpu":
+            raise SpecError("--precision fp16 trains on GPUs; on a CPU use fp32 or bf16.")
+        scale_of_rate(settings)
         seed_all(SETUP_STREAM, settings.seed)
         start = starting_weights(
             weights=settings.weights,
@@ -175,6 +193,11 @@ class _Run:
             self._say(line)
         self._started = start.origin
         self._model_hash = model_hash(start.module)
+        if found is not None and found.meta.model_hash != self._model_hash:
+            raise CheckpointError(
+                f"{found.path} is not of the model {start.origin['model']} and these data: tensors or class names "
+                "differ. Give the model and data that the run was begun with, or begin another run."
+            )
         stages = stages_of(settings.freeze, layout_of(start.module.yaml), settings.epochs)
         training = TrainingLoop(
             settings,
@@ -198,16 +221,10 @@ class _Run:
         from trainer.snapshot import differences, restore
 
         state, meta = read_checkpoint(found.path)
-        if meta.model_hash != self._model_hash:
-            raise CheckpointError(
-                f"{found.path} is of another model than {', '.join(self._started.values())}: tensors or class names "
-                "differ. Give the model and data that the run was begun with, or begin another run."
-            )
         restore(training, state)
-        self._say(
-            f"resumed from {found.path.name}: {meta.step} steps done, epoch {training.position.epoch + 1} of "
-            f"{training.epochs}"
-        )
+        done = training.stop or training.position.epoch >= training.epochs
+        where = "the training is done" if done else f"epoch {training.position.epoch + 1} of {training.epochs}"
+        self._say(f"resumed from {found.path.name}: {meta.step} steps done, {where}")
         for line in differences(training, {**state, "versions": meta.versions}, versions()):
             self._say(f"changed: {line}")
 
@@ -239,27 +256,44 @@ class _Run:
         for failure in self._writer.failures[failed:]:
             self._say(f"warning: {failure} The training goes on.")
 
-    def _write_weights(self, training: TrainingLoop, name: str) -> None:
+    def _write_weights(self, training: TrainingLoop, name: str, ema: Mapping[str, Any] | None = None) -> bool:
+        """``ema`` is the training's where none is given; whether it could be written, which is told where not."""
         from trainer.weights_file import write_weights
 
         path = self._folder / "weights" / name
         try:
             write_weights(
                 path,
-                training.ema.ema.state_dict(),
+                training.ema.ema.state_dict() if ema is None else ema,
                 description=training.description(),
                 names=training.data["names"],
                 arguments={**vars(training.args), "data": self._settings.data.name, "save_dir": None},
-                run={"name": self._folder.name, "data_hash": self._data.hash, "epoch": training.epoch + 1},
+                run={"name": self._folder.name, "data_hash": self._data.hash, "epoch": len(training.rows)},
                 half=self._settings.half,
             )
         except OSError as e:
-            self._say(f"warning: {path} was not written: {e.strerror or e}. The training goes on.")
+            self._say(f"warning: {path} was not written: {e.strerror or e}.")
+            return False
+        return True
+
+    def _write_best_again(self, training: TrainingLoop) -> None:
+        """From the checkpoint of the best epoch: the run was restored elsewhere, or the disk was full then."""
+        for path in sorted((self._folder / CHECKPOINTS).glob("e*-s*.pt")):
+            with contextlib.suppress(CheckpointError):
+                state, meta = read_checkpoint(path)
+                if meta.fitness is not None and meta.fitness == training.best_fitness:
+                    self._write_weights(training, "best.pt", state["ema"])
+                    return
 
     def _finish(self, training: TrainingLoop, parts: int) -> None:
         if self._writer.failures and newest_valid(self._folder / CHECKPOINTS) is None:
             raise CheckpointError(f"the training is done and nothing could be saved: {self._writer.failures[-1]}")
-        self._write_weights(training, "last.pt")
+        weights = self._folder / "weights"
+        last = self._write_weights(training, "last.pt")
+        if not (weights / "best.pt").exists():
+            self._write_best_again(training)
+        if not last or not (weights / "best.pt").exists():
+            raise TrainingError(f"the training is done and its {weights} could not be written: make room and --resume.")
         path = write_run_record(
             self._folder,
             settings=self._settings,

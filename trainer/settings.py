@@ -162,7 +162,7 @@ def flag(name: str) -> str:
 
 
 def _shown(value: object) -> str:
-    return "nothing" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return "its default" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _at_least(name: str, value: int | None, least: int) -> None:

@@ -52,7 +52,10 @@ def starting_weights(
 
     path = find_weights(weights)
     if path.suffix.lower() != ".pt":
-        raise WeightsError(f"{path}: a training starts from a .pt; an ONNX graph cannot be trained.")
+        raise WeightsError(
+            f"{path}: expected a .pt to start from; an ONNX graph cannot be trained, and a model description goes with "
+            "--model."
+        )
     source, partly = _source(path, model, load_network)
     description = _description(model) if model else source.module.yaml
     module = _built(description, names, model or str(path))
