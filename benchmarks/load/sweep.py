@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -118,6 +118,7 @@ class _Run:
         options = self.options
         with Statistics(address_from(url)) as server:
             self.config, self.server_version = server.model_config(options.model), server.server_version()
+        _check_no_ensemble(self.config, options.model)
         contract = contract_from_config(self.config, model=options.model)
         _check_batch(options.batch, contract)
         return Target(
@@ -194,6 +195,15 @@ class _Run:
         seconds = options.warm_up_s + options.window_s
         lines = [shlex.join(self.tool.command_line(target, load, seconds=seconds)) for load in options.loads]
         return (*([] if options.url else [shlex.join(serve)]), *lines)
+
+
+def _check_no_ensemble(config: Mapping[str, Any], model: str) -> None:
+    steps = [str(step["model_name"]) for step in config.get("ensemble_scheduling", {}).get("step", ())]
+    if steps:
+        raise SpecError(
+            f"--model {model}: it is an ensemble of {', '.join(steps)}; Triton counts queues and batches by its steps, "
+            "so measure the detector among them"
+        )
 
 
 def _check_batch(batch: int, contract: Contract) -> None:
