@@ -13,6 +13,7 @@ from benchmarks.tune.report import (
     missed_words,
     short,
     verdict,
+    warnings,
     winner_words,
 )
 from benchmarks.tune.search import Outcome, Step
@@ -46,10 +47,12 @@ def _verdict(report: TuneReport) -> str:
         else f"<strong>Goal missed:</strong> {escaped(missed_words(outcome))}"
     )
     used = len(outcome.steps) + len(outcome.failed)
+    told_too = warnings(outcome, winner) if winner else []
+    warned = "".join(f"<li>{escaped(line)}</li>" for line in told_too)
     written = f"<li>written: {escaped(report.written)}</li>" if report.written else ""
     return (
         f'<section class="verdict {kind}"><p>{told}</p><ul><li>wanted: {escaped(goal_words(outcome))}</li>'
-        f"<li>{used} of {outcome.allowed} measurements; {escaped(outcome.reason)}</li>{written}</ul></section>"
+        f"<li>{used} of {outcome.allowed} measurements; {escaped(outcome.reason)}</li>{warned}{written}</ul></section>"
     )
 
 

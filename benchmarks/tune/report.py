@@ -101,7 +101,7 @@ class TuneReport:
         winner = self.outcome.winner
         if winner is None:
             return [f"MISSED: {missed_words(self.outcome)}; nothing was written"]
-        lines = [f"winner: {winner_words(self.outcome, winner)}"]
+        lines = [f"winner: {winner_words(self.outcome, winner)}", *warnings(self.outcome, winner)]
         if self.written:
             lines += [
                 f"written: {self.written}, everything else of it as it was; python -m builder verify will say that it "
@@ -125,6 +125,17 @@ def winner_words(outcome: Outcome, winner: Step) -> str:
         f"{winner.trial}: {winner.point.throughput_images_per_s:.1f} images/s, p{percentile} "
         f"{winner.latency_ms:.1f} ms; the queue holds {bound or 'any number'}"
     )
+
+
+def warnings(outcome: Outcome, winner: Step) -> list[str]:
+    """What a closed loop does not show of a winner."""
+    if winner.trial.settings.instances > 1 or not outcome.queue_bound:
+        return []
+    return [
+        "warning: with one instance and a queue policy, Triton may let a request that comes while it is busy lie for "
+        "up to 500 ms, unless the model returns before its images are done, as this project's on the CPU; where requests "
+        "come at random, compare with two (benchmarks/reports/queue-policy_2cpu_2026-11-22.md)"
+    ]
 
 
 def missed_words(outcome: Outcome) -> str:

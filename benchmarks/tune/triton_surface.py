@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from benchmarks.load.points import ClosedLoop, LoadPoint
 from benchmarks.machine import OtherLoad
-from benchmarks.perf_analyzer import PerfAnalyzer, RequestsFailedError, Target
+from benchmarks.perf_analyzer import PerfAnalyzer, Target
 from benchmarks.served import triton_server
 from benchmarks.tune.config_file import as_json, input_of, with_settings
 from benchmarks.tune.space import Trial
 from benchmarks.tune.surface import TrialFailedError
+from builder.errors import ServerError
 from clients.errors import one_line
 from clients.model_control import ModelControl
 
@@ -65,7 +66,9 @@ class TritonSurface:
         others = OtherLoad(self.server.pid)
         try:
             return self.analyzer.measure(target, load, window_s=timing.window_s, warm_up_s=timing.warm_up_s)
-        except RequestsFailedError as error:
+        except ServerError as error:
+            # Loading again is what tells a configuration that cannot be measured from a server that is gone.
+            self._loaded = None
             raise TrialFailedError(str(error)) from error
         finally:
             self.other_shares.append(others.share())
