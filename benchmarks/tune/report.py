@@ -133,8 +133,8 @@ def warnings(outcome: Outcome, winner: Step) -> list[str]:
         return []
     return [
         "warning: with one instance and a queue policy, Triton may let a request that comes while it is busy lie for "
-        "up to 500 ms, unless the model returns before its images are done, as this project's on the CPU; where requests "
-        "come at random, compare with two (benchmarks/reports/queue-policy_2cpu_2026-11-22.md)"
+        "up to 500 ms, unless the model returns before its images are done, as this project's on the CPU; where "
+        "requests come at random, compare with two (benchmarks/reports/queue-policy_2cpu_2026-11-22.md)"
     ]
 
 
