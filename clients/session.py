@@ -44,6 +44,7 @@ DEFAULT_CONFIDENCE = 0.25
 DEFAULT_TIMEOUT_S = 30.0
 FIRST_QUEUE_PAUSE_S = 0.1
 """At most, before what a queue refused is sent again; more after each refusal."""
+PACE_POLL_S = 0.01
 
 
 class Session:
@@ -144,24 +145,29 @@ class Session:
     def detect_one_of_many(
         self, dialect: Dialect, image: ImageSource, confidence: float, *, priority: int, index: int, pace: Pace
     ) -> Steps[Detections]:
-        """One image, sent again while the server's queue refuses it and there is time; ``pace`` is told of both.
+        """One image, sent when ``pace`` lets it, and again while the server's queue refuses it and there is time.
 
         What its queue refuses, for its length or after its time there, the server has not begun.
         """
         end = min(self._clock() + self._timeout_s, self._deadline())
         for failures in itertools.count(1):
-            mark = pace.sends()
+            while (mark := pace.send()) is None:
+                if self._clock() >= end:
+                    raise no_answer(dialect.address, self._timeout_s)
+                yield Pause(PACE_POLL_S)
+            answered = refused = False
             try:
                 found = yield from self._until(end, self.detect(dialect, image, confidence, priority, index))
+                answered = True
+                return found
             except QueueFullError:
-                pace.refused(mark)
+                refused = True
                 pause_s = self._chance() * min(self._options.retry.longest_pause_s, FIRST_QUEUE_PAUSE_S * failures)
                 if self._options.retry.attempts == 1 or self._clock() + pause_s >= end:
                     raise
-                yield Pause(pause_s)
-            else:
-                pace.answered()
-                return found
+            finally:
+                pace.ended(mark, answered=answered, refused=refused)
+            yield Pause(pause_s)
         raise AssertionError
 
     def detect_batch(

@@ -120,7 +120,7 @@ class TestResults:
 
     def test_pace_limits_what_is_under_way(self) -> None:
         gate, pace = Gate(), Pace(4)
-        pace.refused(pace.sends())
+        pace.limit = 2
         results = Results(gate, range(20), 4, pace)
         threading.Timer(0.1, gate.open.set).start()
         assert list(results) == [2 * source for source in range(20)]
@@ -258,7 +258,7 @@ class TestAsyncResults:
 
     def test_pace_limits_what_is_under_way(self) -> None:
         running, most, pace = 0, 0, Pace(4)
-        pace.refused(pace.sends())
+        pace.limit = 2
 
         async def detect(source: int, _index: int) -> int:
             nonlocal running, most
