@@ -27,7 +27,7 @@ from clients.transport import connect
 @contextlib.contextmanager
 def triton_server(repository: Path, *models: str, config_name: str = CPU_CONFIG_NAME) -> Iterator[TritonServer]:
     """A ready tritonserver on free ports of the loopback, with these configurations of the models."""
-    http_port, grpc_port, metrics_port = _free_ports(3)
+    http_port, grpc_port, metrics_port = free_ports(3)
     options = ServerOptions(
         repository=repository,
         config_name=config_name,
@@ -40,7 +40,8 @@ def triton_server(repository: Path, *models: str, config_name: str = CPU_CONFIG_
         yield server
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback on which nothing listens."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.served import free_ports
 from builder.server import TritonServer
 from builder.server_options import ServerOptions
 
@@ -37,11 +37,7 @@ def logged_server(
     """
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         log = Path(folder, "log")
-        with contextlib.ExitStack() as held:
-            sockets = [held.enter_context(socket.socket()) for _ in range(3)]
-            for each in sockets:
-                each.bind(("127.0.0.1", 0))
-            http_port, grpc_port, metrics_port = (each.getsockname()[1] for each in sockets)
+        http_port, grpc_port, metrics_port = free_ports(3)
         options = ServerOptions(
             repository=repository,
             config_name=config_name,
