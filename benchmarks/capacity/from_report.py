@@ -17,6 +17,8 @@ BARELY = 0.1
 """Of an instance, that a report may find busy by its own scatter."""
 MOST_INSTANCES = 4
 """That are thought of where nothing but latencies is known."""
+BATCHED = 1.2
+"""Images an execution, from which on the report tells what batching gains."""
 LEAST_MS = 1e-3
 SLOWDOWNS = tuple(tenths / 10 for tenths in range(11))
 CHECKED_REQUESTS = 2000
@@ -39,7 +41,7 @@ def measured(report: LoadReport, origin: str) -> ServerModel:
     if report.service_ms:
         models = list(_by_service_times(report.service_ms, usable, best, single))
     elif single is not None and single.latency_ms.mean > 0:
-        models = list(_by_latency(best, single))
+        models = [_by_batches(usable, single)] if best.mean_batch > BATCHED else list(_by_latency(best, single))
     else:
         raise SpecError(
             f"{origin}: expected service times, or a point of one request at a time, got neither; run benchmarks load "
@@ -73,10 +75,34 @@ def _by_service_times(
         )
 
 
+def _by_batches(usable: Sequence[LoadPoint], single: LoadPoint) -> ServerModel:
+    """Instances that are never idle while more requests are under way than there are of them.
+
+    Seconds of a batch = instances x mean batch / throughput, of each such point. Instances are as many as do single
+    images side by side: throughput without batches x seconds of one at a time (Little's law).
+    """
+    alone_s = single.latency_ms.mean / 1e3
+    unbatched = (point.throughput_images_per_s for point in usable if point.mean_batch <= BATCHED)
+    instances = max(1, math.ceil(max(unbatched) * alone_s - BARELY))
+    full = [point for point in usable if isinstance(point.load, ClosedLoop) and point.load.concurrency > instances]
+    times_s = {
+        round(point.mean_batch): instances * point.mean_batch / point.throughput_images_per_s
+        for point in sorted(full, key=lambda point: point.throughput_images_per_s)
+        if point.mean_batch > BATCHED
+    }
+    return ServerModel(
+        source=Source.MEASURED,
+        service_s={1: alone_s} | times_s,
+        instances=instances,
+        slowdown=0.0,
+        largest_batch=max(times_s, default=1),
+    )
+
+
 def _by_latency(best: LoadPoint, single: LoadPoint) -> Iterator[ServerModel]:
     """One instance that gives the best throughput, or several that slow each other down until they give it.
 
-    Every image costs the same, batched or not: the report does not tell what batching gains.
+    Every image costs the same: nothing was batched.
     """
     alone_s, each_s = single.latency_ms.mean / 1e3, 1 / best.throughput_images_per_s
     for instances in range(1, MOST_INSTANCES + 1):
@@ -108,7 +134,11 @@ class ReportError:
 
 
 def error_of(model: ServerModel, report: LoadReport) -> ReportError | None:
-    """The model run against its report's points; None where the report has no closed loop."""
+    """The model run against its report's points; None where the report has no closed loop.
+
+    In the simulation callers that are answered together come back together and share the next batch again. In fact they
+    come one after another, so that a middling concurrency gets smaller batches than the model says.
+    """
     throughput, p99 = [], []
     for point in report.points:
         told = min(point.throughput_images_per_s, point.latency_ms.p99) > 0 and not point.failed

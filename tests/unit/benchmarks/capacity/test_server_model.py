@@ -68,6 +68,16 @@ def test_without_service_times_the_latency_of_one_at_a_time_gives_them(instances
     assert max(map(abs, error.throughput + error.p99)) < 0.1
 
 
+def test_without_service_times_the_batches_tell_what_batching_gains():
+    report = load_report({1: 0.02, 8: 0.04}, instances=1, slowdown=0.0, concurrencies=(1, 2, 4, 8, 16, 32))
+    model = measured(dataclasses.replace(report, service_ms={}), "load.json")
+    assert model.instances == 1
+    assert model.largest_batch == 8
+    assert model.service_s[8] == pytest.approx(0.04, rel=0.05)
+    error = error_of(model, report)
+    assert max(map(abs, error.throughput + error.p99)) < 0.12
+
+
 def test_a_report_without_figures_is_refused():
     report = load_report(SERVICE_S)
     with pytest.raises(SpecError, match=r"load.json: expected a point without failed requests, got none"):
