@@ -69,7 +69,7 @@ def confirm(request: CapacityRequest, plan: KindPlan, url: str, model: str, opti
     latency_s_SF, contract = _measured(due_s_SF, url, model, options)
     order = np.argsort(due_s_SF, axis=None)
     server = plan.sized.server
-    simulated = simulate(plan.sized.batcher, server.service, due_s_SF.ravel()[order])
+    simulated = simulate(plan.sized.batcher, server.drawn(np.random.default_rng(request.seed)), due_s_SF.ravel()[order])
     answered_s = latency_s_SF[~np.isnan(latency_s_SF)]
     within = float((answered_s <= request.sla_ms / 1e3).sum() / latency_s_SF.size)
     return Confirmation(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from benchmarks.capacity.server_model import ServerModel, Source
 from benchmarks.load.points import ClosedLoop, LoadPoint, LoadReport
@@ -47,7 +49,24 @@ def measured(report: LoadReport, origin: str) -> ServerModel:
             f"{origin}: expected service times, or a point of one request at a time, got neither; run benchmarks load "
             "with --concurrency 1 among others"
         )
-    return min(models, key=lambda model: _distance(model, report))
+    closest = min(models, key=lambda model: _distance(model, report))
+    return replace(closest, scatter=_scatter(single)) if single is not None else closest
+
+
+def _scatter(single: LoadPoint) -> tuple[tuple[float, float], ...]:
+    """Of one request at a time, which never waits: what its latency scatters by, the execution does."""
+    told = single.latency_ms
+    if not 0 < told.p50 <= told.p90 <= told.p95 <= told.p99:
+        return ()
+    # As far below the median as 90 % are above it, and beyond p99 no further than from p95 to it.
+    lowest, highest = max(told.p50 / 2, 2 * told.p50 - told.p90), 2 * told.p99 - told.p95
+    shares = (0.0, 0.5, 0.9, 0.95, 0.99, 1.0)
+    latency_ms = (lowest, told.p50, told.p90, told.p95, told.p99, highest)
+    mean = sum(
+        (right - left) * (below + above) / 2
+        for left, right, below, above in zip(shares, shares[1:], latency_ms, latency_ms[1:], strict=False)
+    )
+    return tuple((share, each / mean) for share, each in zip(shares, latency_ms, strict=True))
 
 
 def _by_service_times(
@@ -158,7 +177,7 @@ def _closed_loop(model: ServerModel, concurrency: int) -> tuple[float, float]:
     """Images a second and the p99 in milliseconds of so many callers."""
     batcher = Batcher(max_batch=model.largest_batch, instances=model.instances, slowdown=model.slowdown)
     requests = max(CHECKED_REQUESTS, 20 * concurrency)
-    served = simulate_closed(batcher, model.service, concurrency, requests, model.overhead_s)
+    served = simulate_closed(batcher, model.drawn(np.random.default_rng(0)), concurrency, requests, model.overhead_s)
     ended_s = float((served.arrivals_s + served.latency_s).max()) + model.overhead_s
     return requests / ended_s, (served.percentile_s(99) + model.overhead_s) * 1e3
 

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from benchmarks.queueing.batcher import Service
 from benchmarks.queueing.service import ServiceTimes
 from builder.errors import SpecError
 from builder.service_time import service_time_ms
@@ -44,11 +47,22 @@ class ServerModel:
     """The largest that the figures reach to."""
     overhead_s: float = 0.0
     """Of each request, beside queue and execution: the way there and back."""
+    scatter: tuple[tuple[float, float], ...] = ()
+    """Of the time of an execution, as a factor of its mean: shares from 0 to 1 of the executions, and the factor that
+    they do not exceed. Empty: always the same time."""
 
     @property
     def service(self) -> ServiceTimes:
         """Seconds by batch, lines between the known ones."""
         return ServiceTimes.from_measured(self.service_s)
+
+    def drawn(self, rng: np.random.Generator) -> Service:
+        """Seconds by batch, with the scatter of single executions."""
+        service = self.service
+        if not self.scatter:
+            return service
+        shares, factors = zip(*self.scatter, strict=True)
+        return lambda batch: service(batch) * float(np.interp(rng.random(), shares, factors))
 
     def full_load_s(self, batch: int) -> float:
         """Seconds that a batch takes while every instance is busy."""

@@ -149,17 +149,18 @@ _Serve = Callable[[Fleet, int, float, np.random.Generator], list[Frames]]
 
 
 def _one_version(fleet: Fleet, streams: int, duration_s: float, rng: np.random.Generator) -> list[Frames]:
-    return [_latencies(fleet, _frames(fleet, streams, duration_s, rng))]
+    return [_latencies(fleet, _frames(fleet, streams, duration_s, rng), rng)]
 
 
 def _two_versions(fleet: Fleet, streams: int, duration_s: float, rng: np.random.Generator) -> list[Frames]:
     halves = (streams - streams // 2, streams // 2)
     arrivals = [_frames(fleet, half, duration_s, rng) for half in halves]
-    return [each + fleet.server.overhead_s for each in simulate_versions(fleet.batcher, fleet.server.service, arrivals)]
+    served = simulate_versions(fleet.batcher, fleet.server.drawn(rng), arrivals)
+    return [each + fleet.server.overhead_s for each in served]
 
 
 def _if_poisson(fleet: Fleet, streams: int, duration_s: float, rng: np.random.Generator) -> list[Frames]:
-    return [_latencies(fleet, poisson(streams * fleet.fps, duration_s, rng))] if streams else []
+    return [_latencies(fleet, poisson(streams * fleet.fps, duration_s, rng), rng)] if streams else []
 
 
 _SERVED: dict[Scenario, _Serve] = {
@@ -195,7 +196,7 @@ def _with_loss(fleet: Fleet) -> Outcome:
         rng = _random(fleet, round_, fleet.gpus)
         before_s = _frames(fleet, had, back_at_s if survivors else duration_s, rng)
         served_s = before_s[before_s < lost_at_s]
-        latency_s = _latencies(fleet, served_s)
+        latency_s = _latencies(fleet, served_s, rng)
         under_way = served_s + np.nan_to_num(latency_s) > lost_at_s
         lost += int(under_way.sum()) + before_s.size - served_s.size
         all_L.append(latency_s[~under_way])
@@ -204,7 +205,7 @@ def _with_loss(fleet: Fleet) -> Outcome:
             own_s = _frames(fleet, own, duration_s, rng)
             got_s = back_at_s + _frames(fleet, got, duration_s - back_at_s, rng)
             arrivals_s = np.sort(np.concatenate([own_s, got_s]))
-            latency_s = _latencies(fleet, arrivals_s)
+            latency_s = _latencies(fleet, arrivals_s, rng)
             all_L.append(latency_s)
             judged_L.append(latency_s[arrivals_s >= lost_at_s])
     return _outcome(fleet, fleet.gpus - 1, _joined(all_L), _joined(judged_L), lost=lost)
@@ -235,9 +236,9 @@ def _frames(fleet: Fleet, streams: int, duration_s: float, rng: np.random.Genera
     return cameras(streams, fleet.fps, fleet.jitter_s, duration_s, rng)
 
 
-def _latencies(fleet: Fleet, arrivals_s: Frames) -> Frames:
-    latency_s: Frames = simulate(fleet.batcher, fleet.server.service, arrivals_s).latency_s + fleet.server.overhead_s
-    return latency_s
+def _latencies(fleet: Fleet, arrivals_s: Frames, rng: np.random.Generator) -> Frames:
+    served_s: Frames = simulate(fleet.batcher, fleet.server.drawn(rng), arrivals_s).latency_s
+    return served_s + fleet.server.overhead_s
 
 
 def _random(fleet: Fleet, round_: int, gpu: int) -> np.random.Generator:

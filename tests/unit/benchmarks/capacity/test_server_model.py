@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.capacity.from_report import error_of, measured
 from benchmarks.capacity.server_model import Source, by_hand, estimated
+from benchmarks.load.points import Latencies
 from builder.errors import SpecError
 from builder.gpus import find_gpu
 from builder.graph_cost import GraphCost
@@ -76,6 +78,20 @@ def test_without_service_times_the_batches_tell_what_batching_gains():
     assert model.service_s[8] == pytest.approx(0.04, rel=0.05)
     error = error_of(model, report)
     assert max(map(abs, error.throughput + error.p99)) < 0.12
+
+
+def test_executions_scatter_as_one_request_at_a_time_does():
+    report = load_report({1: 0.02}, instances=1)
+    single = dataclasses.replace(
+        report.points[0], latency_ms=Latencies(mean=22.0, p50=20.0, p90=25.0, p95=30.0, p99=60.0)
+    )
+    model = measured(dataclasses.replace(report, points=(single, *report.points[1:])), "load.json")
+    drawn = model.drawn(np.random.default_rng(0))
+    times_s = np.array([drawn(1) for _ in range(20_000)])
+    assert times_s.mean() == pytest.approx(model.service(1), rel=0.02)
+    p50, p90, p99 = np.percentile(times_s, (50, 90, 99))
+    assert p90 / p50 == pytest.approx(25 / 20, rel=0.03)
+    assert p99 / p50 == pytest.approx(60 / 20, rel=0.1)
 
 
 def test_a_report_without_figures_is_refused():
