@@ -207,7 +207,7 @@ class _Run:
             stages=stages,
             interruption=self._interruption,
             save=self._save,
-            save_best=lambda loop: self._write_weights(loop, "best.pt"),
+            save_best=self._save_best,
             say=self._say,
             observers=self._observers,
         )
@@ -275,6 +275,9 @@ class _Run:
             self._say(f"warning: {path} was not written: {e.strerror or e}.")
             return False
         return True
+
+    def _save_best(self, training: TrainingLoop) -> None:
+        self._write_weights(training, "best.pt")
 
     def _write_best_again(self, training: TrainingLoop) -> None:
         """From the checkpoint of the best epoch: the run was restored elsewhere, or the disk was full then."""

@@ -1,0 +1,98 @@
+"""Trainings of several processes, and trainings that are killed."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.trainings import (
+    TWO,
+    Training,
+    differing,
+    kill,
+    state_of,
+    steps_of,
+    wait_for_step,
+    write_dataset,
+    write_network,
+)
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    folder = tmp_path_factory.mktemp("small")
+    return Training(write_dataset(folder / "data"), write_network(folder))
+
+
+@pytest.fixture(scope="module")
+def one_process(training: Training, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("one") / "run"
+    training.finish(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def two_processes(training: Training, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("two") / "run"
+    training.finish(run, *TWO)
+    return run
+
+
+def test_two_processes_follow_one_with_the_same_global_batch(one_process: Path, two_processes: Path) -> None:
+    one, two = (list(csv.DictReader((run / "steps.csv").open())) for run in (one_process, two_processes))
+    assert len(one) == len(two) == 18
+    for mine, other in zip(one, two, strict=True):
+        losses = [name for name in mine if name.endswith("_loss")]
+        total, theirs = (sum(float(row[name]) for name in losses) for row in (mine, other))
+        assert theirs == pytest.approx(total, rel=1e-4, abs=1e-4), mine["step"]
+
+
+def test_killed_at_any_moment_a_run_ends_in_the_same_bits(
+    training: Training, one_process: Path, tmp_path: Path
+) -> None:
+    run, chance = tmp_path / "run", random.Random(11)
+    for number in range(2):
+        process = training.start(run, "--save-steps", "2")
+        wait_for_step(process, run, 3 + 8 * number)
+        time.sleep(chance.random() * 0.1)
+        kill(process)
+    training.finish(run, "--save-steps", "2")
+    assert differing(state_of(one_process), state_of(run)) == []
+
+
+def test_dead_worker_is_replaced_and_a_signal_saves(training: Training, two_processes: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = training.start(run, *TWO, "--save-steps", "2", "--max-restarts", "1")
+    wait_for_step(process, run, 3)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [int(pid) for pid in children if b"trainer" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(workers[-1], signal.SIGKILL)
+    wait_for_step(process, run, 9)
+    process.terminate()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "resumed from" in said
+    assert "SIGTERM: left before step" in said
+    assert "Traceback" not in said
+
+    training.finish(run, *TWO)
+    assert differing(state_of(two_processes), state_of(run)) == []
+
+
+def test_other_number_of_processes_goes_on_and_says_what_changes(training: Training, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = training.start(run)
+    wait_for_step(process, run, 3)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT, said
+
+    said = training.finish(run, *TWO)
+    assert "changed: 2 process(es), were 1" in said
+    assert steps_of(run) == 18
