@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from builder.errors import BuilderError
 from builder.signals import Interrupted
 
-ROOMS = ("train",)
+ROOMS = ("restore", "train")
 """Commands; ``trainer/<name>_command.py`` has ``HELP``, ``add_arguments`` and ``run``."""
 
 
