@@ -14,7 +14,7 @@ from builder.errors import SpecError
 MANNER = frozenset(
     {
         "data", "run", "resume", "devices", "workers_per_device", "threads", "cache", "save_steps", "save_minutes",
-        "grace_s", "keep_last", "keep_every", "max_restarts", "patience", "validate_every",
+        "grace_s", "keep_last", "keep_every", "max_restarts", "patience", "validate_every", "stores", "store_key_file",
     }
 )  # fmt: skip
 """What may change from one part of a run to the next; everything else is the run itself.
@@ -31,6 +31,9 @@ TUNABLE = frozenset(
 OPTIMIZERS = ("auto", "SGD", "MuSGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop")
 PRECISIONS = ("fp32", "fp16", "bf16")
 LR_SCALES = ("none", "linear", "sqrt")
+_PATHS = ("data", "run", "weights", "store_key_file")
+_LISTS = ("freeze", "stores")
+_FLAGS = {"hyperparameters": "--set", "stores": "--store"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +87,10 @@ class TrainSettings:
     keep_last: int = 3
     keep_every: int | None = None
     """Epochs whose checkpoints are kept for good: multiples of it."""
+    stores: tuple[str, ...] = ()
+    """Addresses of fsspec that checkpoints are copied to."""
+    store_key_file: Path | None = None
+    """Holds the key by which the copies are encrypted; None: the environment's, or they are not."""
     max_restarts: int = 0
     """How often processes that died are started anew."""
     half: bool = False
@@ -124,7 +131,7 @@ class TrainSettings:
     def to_json(self) -> dict[str, Any]:
         """Plain values; paths as text."""
         values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
-        values |= {"hyperparameters": dict(self.hyperparameters), "freeze": list(self.freeze)}
+        values |= {name: list(values[name]) for name in _LISTS} | {"hyperparameters": dict(self.hyperparameters)}
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
@@ -132,8 +139,8 @@ def settings_from_json(values: Mapping[str, Any]) -> TrainSettings:
     """What ``to_json`` gave; fields of a later release are left out."""
     known = {each.name for each in dataclasses.fields(TrainSettings)}
     content = {name: value for name, value in values.items() if name in known}
-    content |= {name: Path(content[name]) for name in ("data", "run", "weights") if content.get(name) is not None}
-    return TrainSettings(**(content | {"freeze": tuple(content.get("freeze", ()))}))
+    content |= {name: Path(content[name]) for name in _PATHS if content.get(name) is not None}
+    return TrainSettings(**(content | {name: tuple(content.get(name, ())) for name in _LISTS}))
 
 
 def merged(stored: TrainSettings, given: Mapping[str, Any]) -> tuple[TrainSettings, tuple[str, ...]]:
@@ -158,7 +165,7 @@ def merged(stored: TrainSettings, given: Mapping[str, Any]) -> tuple[TrainSettin
 
 def flag(name: str) -> str:
     """A setting as the command line calls it."""
-    return "--set" if name == "hyperparameters" else f"--{name.replace('_', '-')}"
+    return _FLAGS.get(name, f"--{name.replace('_', '-')}")
 
 
 def _shown(value: object) -> str:

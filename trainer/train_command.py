@@ -58,6 +58,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     keep.add_argument("--grace-s", type=float, metavar="S", help="from SIGTERM or SIGINT to the end (default: 30)")
     keep.add_argument("--keep-last", type=int, metavar="K", help="newest checkpoints (default: 3)")
     keep.add_argument("--keep-every", type=int, metavar="M", help="and those of every M-th epoch")
+    keep.add_argument("--store", action="append", metavar="ADDRESS", dest="stores",
+                      help="copy them there too: s3://bucket/dir, gs://, oss://, file://; may be repeated")  # fmt: skip
+    keep.add_argument("--store-key-file", type=Path, metavar="FILE",
+                      help="encrypt the copies: 64 hexadecimal digits (default: TRAINER_STORE_KEY)")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -108,8 +112,7 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     names = TrainSettings.__dataclass_fields__
     given = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
     given.pop("resume", None)
-    if "freeze" in given:
-        given["freeze"] = tuple(given["freeze"])
+    given |= {name: tuple(given[name]) for name in ("freeze", "stores") if name in given}
     if "hyperparameters" in given:
         given["hyperparameters"] = _hyperparameters(given["hyperparameters"])
     return given

@@ -38,9 +38,10 @@ def say_nothing(line: str) -> None:
 class CheckpointWriter:
     """Takes copies of the training's state and has them on the disk; nothing it meets stops the training."""
 
-    def __init__(self, folder: Path, keep: Retention, stores: Sequence[Store] = (), say: Say = say_nothing) -> None:
+    def __init__(self, folder: Path, keep: Retention, say: Say = say_nothing) -> None:
         """Write into ``folder``, which need not be there; ``say`` is told what was not written, once per cause."""
-        self._folder, self._keep, self._stores, self._say = folder, keep, tuple(stores), say
+        self._folder, self._keep, self._say = folder, keep, say
+        self._stores: tuple[Store, ...] = ()
         self._changed = threading.Condition()
         self._waiting: tuple[Mapping[str, Any], CheckpointMeta] | None = None
         self._closing = False
@@ -51,6 +52,10 @@ class CheckpointWriter:
         """Why checkpoints were not written, in order."""
         self.dropped = 0
         """Checkpoints that a newer one took the place of, before their turn came."""
+
+    def copy_to(self, stores: Sequence[Store]) -> None:
+        """Have each checkpoint that is written from now on taken to ``stores`` too."""
+        self._stores = tuple(stores)
 
     def submit(self, state: Mapping[str, Any], meta: CheckpointMeta) -> None:
         """Have a checkpoint written; returns at once.
