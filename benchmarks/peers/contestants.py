@@ -133,12 +133,12 @@ def _guide(taking_part: Field, weights: Path, repository: Path, stack: contextli
     for name, model, borders in (
         # What the guide gives: sizes are free, and its client then leaves borders out.
         ("onnxruntime", GUIDE, False),
-        ("onnxruntime, with borders", GUIDE, True),
-        ("OpenVINO, with borders", GUIDE_OPENVINO, True),
+        ("onnxruntime, borders", GUIDE, True),
+        ("OpenVINO, borders", GUIDE_OPENVINO, True),
     ):
         taking_part.contestants.append(
             Contestant(
-                name=f"Ultralytics' Triton guide, {name}",
+                name=f"guide, {name}",
                 arithmetic="FP32",
                 spec=functools.partial(_guide_client, model, size_hw, borders),
                 port=servers[model].options.grpc_port,
@@ -163,7 +163,7 @@ def _in_process(taking_part: Field, weights: Path, folder: Path) -> None:
         loaded = _yolo(str(_export(weights, size_hw, folder, kind)), size_hw, True)
         taking_part.contestants.append(
             Contestant(
-                name=f"Ultralytics in process, {runtime}",
+                name=f"YOLO() on {runtime}",
                 arithmetic=arithmetic,
                 spec=functools.partial(_without_server, loaded),
             )
@@ -186,7 +186,7 @@ def _roboflow(taking_part: Field, python: Path | None, folder: Path, stack: cont
     taking_part.versions["Roboflow's server"] = server.version
     taking_part.contestants.append(
         Contestant(
-            name="Roboflow's inference server",
+            name="Roboflow's server",
             arithmetic="FP32",
             spec=lambda port: {"kind": "roboflow", "port": port, "model": str(package), "names": names},
             port=server.port,
