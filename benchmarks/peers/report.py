@@ -118,8 +118,8 @@ class PeersReport:
             f"{self.callers} for images/s. 'ours' is this project over gRPC in FP32. kB are on the wire for a picture, "
             "framing included; pixels in shared memory are on none. MB are of server and client together.",
             "'guide' is Ultralytics' Triton guide with its own client, 'YOLO()' Ultralytics in process, on its own "
-            "exports. All Triton layouts run in Triton's Python backend here, on onnxruntime or OpenVINO with all cores. "
-            "The guide's free sizes let its client leave out grey borders, so it computes fewer pixels of a picture "
+            "exports. All Triton layouts run in Triton's Python backend here, on onnxruntime or OpenVINO with all "
+            "cores. The guide's free sizes let its client leave out grey borders, so it computes fewer pixels of a picture "
             "that is no square, and is judged by PyTorch without borders; with 'borders' it computes what everybody "
             "does. OpenVINO in Ultralytics' process chooses its arithmetic itself.",
         )
