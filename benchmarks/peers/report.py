@@ -119,9 +119,9 @@ class PeersReport:
             "framing included; pixels in shared memory are on none. MB are of server and client together.",
             "'guide' is Ultralytics' Triton guide with its own client, 'YOLO()' Ultralytics in process, on its own "
             "exports. All Triton layouts run in Triton's Python backend here, on onnxruntime or OpenVINO with all "
-            "cores. The guide's free sizes let its client leave out grey borders, so it computes fewer pixels of a picture "
-            "that is no square, and is judged by PyTorch without borders; with 'borders' it computes what everybody "
-            "does. OpenVINO in Ultralytics' process chooses its arithmetic itself.",
+            "cores. The guide's free sizes let its client leave out grey borders, so it computes fewer pixels of a "
+            "picture that is no square, and is judged by PyTorch without borders; with 'borders' it computes what "
+            "everybody does. OpenVINO in Ultralytics' process chooses its arithmetic itself.",
         )
 
     def to_json(self) -> dict[str, Any]:
