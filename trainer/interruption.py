@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from types import FrameType
+from typing import Any
 
 from builder.signals import Interrupted
 
@@ -19,17 +20,29 @@ class Interruption:
     """Whether a signal has asked for the end."""
 
     def __init__(self, grace_s: float) -> None:
-        """Do nothing yet; ``watch`` listens."""
+        """Do nothing yet; entered, it listens."""
         self.number = 0
         """The signal's; 0: none has come."""
         self._grace_s = grace_s
         self._came_s = 0.0
         self._training = False
+        self._timer: threading.Timer | None = None
+        self._previous: dict[int, Any] = {}
 
-    def watch(self) -> None:
+    def __enter__(self) -> Interruption:
         """Listen for SIGTERM and SIGINT; until ``begin`` they end the program at once, there is nothing to save."""
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, self._handle)
+        # Where a training is a thread of another program (Ray Train), the signals are that program's.
+        if threading.current_thread() is threading.main_thread():
+            for each in (signal.SIGTERM, signal.SIGINT):
+                self._previous[each] = signal.signal(each, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Listen no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for each, handler in self._previous.items():
+            signal.signal(each, handler)
 
     def begin(self) -> None:
         """From now on there is something to save."""
@@ -44,11 +57,11 @@ class Interruption:
                 _end(number, "a second signal: ended at once; the newest checkpoint stays")
             return
         self.number, self._came_s = number, now_s
-        timer = threading.Timer(
+        self._timer = threading.Timer(
             self._grace_s, _end, (number, f"the {self._grace_s:g} s of --grace-s are over; the newest checkpoint stays")
         )
-        timer.daemon = True
-        timer.start()
+        self._timer.daemon = True
+        self._timer.start()
 
 
 def _end(number: int, message: str) -> None:

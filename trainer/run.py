@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from builder.durable import replace_file
 from builder.errors import BuilderError, SpecError
 from trainer.checkpoints.file import CheckpointMeta, Found, newest_valid, read_checkpoint
-from trainer.checkpoints.writer import CheckpointWriter, Retention
+from trainer.checkpoints.opening import bring_back, open_stores
+from trainer.checkpoints.retention import Retention
+from trainer.checkpoints.writer import CheckpointWriter
 from trainer.data import TrainData, read_training_data
 from trainer.distribution import Devices, Group, check_devices, parse_devices, this_process
 from trainer.errors import CheckpointError, TrainingError
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 SETTINGS = "settings.json"
 CHECKPOINTS = "checkpoints"
+_STORES_AT_THE_END_S = 600.0
+"""What the last copies may take once the training has ended."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,8 +56,13 @@ def train(settings: TrainSettings, *, say: Callable[[str], None], observers: Seq
     """
     # torch's C++ warns of what is meant so, such as a head without gradients; it reads this when it is imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    interruption = Interruption(settings.grace_s)
-    interruption.watch()
+    with Interruption(settings.grace_s) as interruption:
+        return _train(settings, interruption, say, observers)
+
+
+def _train(
+    settings: TrainSettings, interruption: Interruption, say: Callable[[str], None], observers: Sequence[Observer]
+) -> Finished:
     devices = parse_devices(settings.devices)
     check_devices(devices)
     process = this_process()
@@ -61,7 +70,10 @@ def train(settings: TrainSettings, *, say: Callable[[str], None], observers: Seq
         raise SpecError(
             f"--devices {settings.devices} is {devices.processes} devices for {process.local_world} processes."
         )
-    group = Group(process, devices.kind, _index(devices, process.local_rank))
+    try:
+        group = Group(process, devices.kind, _index(devices, process.local_rank))
+    except RuntimeError as e:
+        raise TrainingError(f"process {process.rank} cannot reach the others: {str(e).splitlines()[0][:160]}") from e
     try:
         return _Run(settings, group, interruption, say if process.is_main else _say_nothing, observers).train()
     finally:
@@ -95,7 +107,9 @@ class _Run:
         self._interruption, self._observers = interruption, observers
         self._folder = settings.run
         self._writer = CheckpointWriter(
-            self._folder / CHECKPOINTS, Retention(last=settings.keep_last, every=settings.keep_every)
+            self._folder / CHECKPOINTS,
+            Retention(last=settings.keep_last, every=settings.keep_every),
+            say=lambda line: self._say(f"warning: {line}"),
         )
         self._model_hash = ""
         self._started: Mapping[str, str] = {}
@@ -106,16 +120,24 @@ class _Run:
         with self._nothing_left_behind():
             self._data = self._on_main(lambda: read_training_data(self._settings.data))
             found = self._on_main(self._find_checkpoint)
+            self._on_main(lambda: self._writer.copy_to(open_stores(self._settings, found is not None, self._say)))
             training = self._prepared(found)
             if found is not None:
                 self._go_on(training, found)
             parts = self._on_main(self._begin_part)
+        wait_s = self._settings.grace_s
         try:
             training.run()
+            wait_s = _STORES_AT_THE_END_S
+        except RuntimeError as e:
+            if self._group.process.world == 1 or not ("gloo" in str(e).lower() or "nccl" in str(e).lower()):
+                raise
+            raise TrainingError(
+                f"process {self._group.process.rank}: another process of the training is gone; --resume goes on from "
+                "the newest checkpoint, --max-restarts does so by itself."
+            ) from e
         finally:
-            self._writer.close(self._settings.grace_s)
-            for failure in self._writer.failures:
-                self._say(f"warning: {failure}")
+            self._writer.close(wait_s)
         if self._group.process.is_main:
             self._finish(training, parts)
         return Finished(run=self._folder, rows=tuple(training.rows))
@@ -149,7 +171,7 @@ class _Run:
         resume = self._settings.resume or self._group.process.restarts > 0
         if not resume:
             return None
-        found = newest_valid(folder)
+        found = newest_valid(folder) or bring_back(self._settings, folder, self._say)
         if found is None:
             self._say(f"{folder} holds no checkpoint: the run begins at its first step")
             return None
@@ -251,10 +273,7 @@ class _Run:
             versions=versions(),
             arguments=self._settings.to_json(),
         )
-        failed = len(self._writer.failures)
         self._writer.submit(state, meta)
-        for failure in self._writer.failures[failed:]:
-            self._say(f"warning: {failure} The training goes on.")
 
     def _write_weights(self, training: TrainingLoop, name: str, ema: Mapping[str, Any] | None = None) -> bool:
         """``ema`` is the training's where none is given; whether it could be written, which is told where not."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import random
 import signal
@@ -73,7 +74,10 @@ def test_dead_worker_is_replaced_and_a_signal_saves(training: Training, two_proc
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     workers = [int(pid) for pid in children if b"trainer" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(workers[-1], signal.SIGKILL)
-    wait_for_step(process, run, 9)
+    until_s = time.monotonic() + 120
+    while json.loads((run / "settings.json").read_bytes())["parts"] < 2 and time.monotonic() < until_s:
+        time.sleep(0.01)
+    wait_for_step(process, run, steps_of(run) + 1)
     process.terminate()
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, said

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,17 +34,21 @@ def train(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
 
 @pytest.fixture(scope="session")
 def whole_run(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of three epochs of six steps, nothing interrupted, every checkpoint kept."""
+    """A run of three epochs of six steps, nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    assert train(folder, "--save-steps", "1", "--keep-last", "99") == 0
+    assert train(folder) == 0
     return folder
 
 
-def cut_back(run: Path, folder: Path, checkpoint: str) -> Path:
-    """A copy of a run as if it had died after ``checkpoint``."""
-    shutil.copytree(run, folder)
-    for path in (folder / "checkpoints").iterdir():
-        if path.stem > checkpoint:
-            path.unlink()
-    (folder / "run.json").unlink()
-    return folder
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process get a SIGTERM while the training is in its ``step``-th step, counted from 1."""
+    from trainer.loop import TrainingLoop
+
+    record = TrainingLoop._record
+
+    def recorded(training: TrainingLoop, number: int, within: int) -> None:
+        record(training, number, within)
+        if number + 1 == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(TrainingLoop, "_record", recorded)
