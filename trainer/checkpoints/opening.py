@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from builder.errors import SpecError
@@ -10,51 +9,57 @@ from trainer.checkpoints.file import Found, newest_valid
 from trainer.checkpoints.remote import Remote
 from trainer.checkpoints.restore import restore
 from trainer.checkpoints.retention import Retention
+from trainer.checkpoints.sealing import read_key
 from trainer.checkpoints.stores import FsspecStore
 from trainer.checkpoints.writer import Say
 from trainer.errors import StoreError
+from trainer.settings import TrainSettings
 
 
-def open_stores(
-    addresses: Sequence[str], run: str, *, keep: Retention, key: bytes | None, goes_on: bool, say: Say
-) -> tuple[FsspecStore, ...]:
-    """The stores at ``addresses``; a new run wants them to answer, one that goes on is told what fails.
+def open_stores(settings: TrainSettings, goes_on: bool, say: Say) -> list[FsspecStore]:
+    """The stores of a run; a new one wants them to answer, one that goes on is told what fails.
 
     Raises:
-        SpecError: an address is wrong, or holds another run of this name.
+        SpecError: an address or the key is wrong, or the store holds another run of this name.
         StoreError: a new run's store refuses.
     """
+    keep = Retention(last=settings.keep_last, every=settings.keep_every)
+    key = read_key(settings.store_key_file) if settings.stores else None
     stores = []
-    for address in addresses:
-        remote = Remote(address, run)
+    for remote in _remotes(settings):
         try:
             remote.check()
             if not goes_on and remote.checkpoints():
                 raise SpecError(
-                    f"--store {address} holds checkpoints of a run {run!r} already: go on with it (python -m trainer "
-                    "restore, then train --resume), or give --run another name."
+                    f"--store {remote.address} holds checkpoints of a run {remote.run!r} already: go on with it by "
+                    "--resume, or give --run another name."
                 )
         except StoreError as e:
             if not goes_on:
                 raise
             say(f"warning: {e} It is tried again with each checkpoint.")
         stores.append(FsspecStore(remote, keep=keep, key=key, say=say))
-    return tuple(stores)
+    return stores
 
 
-def bring_back(addresses: Sequence[str], run: str, folder: Path, *, key: bytes | None, say: Say) -> Found | None:
-    """The newest checkpoint of the first store that has the run; None where none has.
+def bring_back(settings: TrainSettings, folder: Path, say: Say) -> Found | None:
+    """The newest checkpoint of the first store that has the run, now in ``folder``; None where none has.
 
     Raises:
         SealError: it is sealed, and the key is missing or another.
         CheckpointError: a store has checkpoints, and none verifies.
     """
-    for address in addresses:
-        remote = Remote(address, run)
+    for remote in _remotes(settings):
         try:
-            if remote.checkpoints() and restore(remote, folder, key=key, say=say) is not None:
-                say(f"brought back from {address}")
+            if remote.checkpoints():
+                restore(remote, folder, key=read_key(settings.store_key_file), say=say)
+                say(f"brought back from {remote.address}")
                 return newest_valid(folder)
         except StoreError as e:
             say(f"warning: {e}")
     return None
+
+
+def _remotes(settings: TrainSettings) -> list[Remote]:
+    run = settings.run.resolve().name
+    return [Remote(address, run) for address in settings.stores]

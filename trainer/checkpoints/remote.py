@@ -44,7 +44,11 @@ def check_run_name(name: str) -> str:
     return name
 
 
-class NotThereError(StoreError):
+class RefusedError(StoreError):
+    """The store answers, and will not: asking again is of no use."""
+
+
+class NotThereError(RefusedError):
     """The store answers, and does not have it."""
 
 
@@ -150,8 +154,13 @@ class Remote:
         except _DiskError as e:
             raise e.error from e
         except Exception as e:  # each package has errors of its own
-            kind = NotThereError if isinstance(e, FileNotFoundError) else StoreError
-            raise kind(f"the store {self.address} failed: {reason(e)}.") from e
+            raise _kind(e)(f"the store {self.address} failed: {reason(e)}.") from e
+
+
+def _kind(error: Exception) -> type[StoreError]:
+    if isinstance(error, FileNotFoundError):
+        return NotThereError
+    return RefusedError if isinstance(error, PermissionError) else StoreError
 
 
 def reason(error: BaseException) -> str:

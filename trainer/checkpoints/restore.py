@@ -13,16 +13,13 @@ from typing import TypeVar
 from builder.durable import sync
 from builder.errors import SpecError
 from trainer.checkpoints.file import CheckpointMeta, newest_valid, publish, temporary_file
-from trainer.checkpoints.remote import NotThereError, Remote
+from trainer.checkpoints.remote import NotThereError, RefusedError, Remote
 from trainer.checkpoints.sealing import unseal
 from trainer.checkpoints.stored import Stored, parse_stored, state_label
 from trainer.checkpoints.stores import Retries
 from trainer.checkpoints.writer import Say
 from trainer.errors import CheckpointError, SealError, StoreError
 
-_ATTEMPTS = 6
-_ATTEMPTS_IF_DAMAGED = 3
-"""What arrives is not what was sent: on the way, or it lies so in the store."""
 Value = TypeVar("Value")
 
 
@@ -121,16 +118,15 @@ class _Again:
         self._retries, self._say = retries, say
 
     def __call__(self, work: Callable[[], Value]) -> Value:
-        attempts = damaged = 0
+        attempts = 0
         while True:
             try:
                 return work()
-            except NotThereError:
+            except RefusedError:
                 raise
             except (StoreError, _DamagedError) as e:
                 attempts += 1
-                damaged += isinstance(e, _DamagedError)
-                if attempts >= _ATTEMPTS or damaged >= _ATTEMPTS_IF_DAMAGED:
+                if attempts >= self._retries.attempts:
                     raise
                 self._say(f"{e} It is tried again.")
                 time.sleep(self._retries.wait_s(attempts))

@@ -38,8 +38,8 @@ class Retries:
     first_s: float = 1.0
     """The longest wait after the first failure; it doubles."""
     longest_s: float = 60.0
-    at_the_end: int = 6
-    """Attempts for each checkpoint once the training has ended."""
+    attempts: int = 6
+    """Once the training has ended, and of a restore; before, it is tried as long as nothing newer waits."""
 
     def wait_s(self, attempts: int) -> float:
         """A random part of the wait, so that many machines do not come back at once."""
@@ -159,7 +159,7 @@ class FsspecStore:
             else:
                 self._arrive()
                 return True
-            if upload.attempts_at_the_end >= self._retries.at_the_end:
+            if upload.attempts_at_the_end >= self._retries.attempts:
                 self._failing = True
                 return True
             if self._closing:
