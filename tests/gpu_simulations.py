@@ -246,7 +246,7 @@ def limits_ms(gpu: Gpu) -> tuple[float | None, ...]:
 def space() -> Space:
     """What is searched on every one of them."""
     base = ServingSettings(max_batch=32, queue_timeout_ms=0, max_queue_size=0)
-    return Space(base=base, batches=powers_of_two(32), instances=(1, 2, 3, 4), delays_us=DELAYS_US, is_bounded=False)
+    return Space(base=base, batches=powers_of_two(32), instances=(1, 2, 3, 4), delays_us=DELAYS_US)
 
 
 def key(settings: ServingSettings) -> str:

@@ -66,7 +66,10 @@ def most_instances(config: ModelConfig) -> int:
 
 
 def with_settings(config: ModelConfig, settings: ServingSettings) -> ModelConfig:
-    """A copy with these batches, instances, delay and bound of the queue; everything else is as it was."""
+    """A copy with these batches, instances, delay and bound of the queue; everything else is as it was.
+
+    Settings with neither a bound nor a timeout have no queue policy.
+    """
     changed = type(config)()
     changed.CopyFrom(config)
     if not changed.instance_group:
@@ -74,8 +77,10 @@ def with_settings(config: ModelConfig, settings: ServingSettings) -> ModelConfig
     changed.instance_group[0].count = settings.instances
     changed.dynamic_batching.max_queue_delay_microseconds = settings.max_queue_delay_us
     policy = changed.dynamic_batching.default_queue_policy
-    if settings.max_queue_size or policy.max_queue_size:
+    if settings.max_queue_size or (settings.queue_timeout_ms and policy.max_queue_size):
         policy.max_queue_size = settings.max_queue_size
+    elif not settings.queue_timeout_ms:
+        changed.dynamic_batching.ClearField("default_queue_policy")
     _limit_batch(changed, settings.max_batch)
     return changed
 

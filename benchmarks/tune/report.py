@@ -12,7 +12,7 @@ from benchmarks.queueing.batcher import Answers
 from benchmarks.tables import key_values, table
 from benchmarks.tune.model import Prediction
 from benchmarks.tune.search import Outcome, Step
-from benchmarks.tune.space import Space, Trial
+from benchmarks.tune.space import Space, Trial, has_policy
 
 SCHEMA = "tune/1"
 MEASUREMENT = "A measurement is one load level on one configuration: a closed loop of clients, one image per request."
@@ -218,7 +218,13 @@ def verdict(outcome: Outcome, step: Step) -> str:
         return "failed requests"
     if limit is not None and step.latency_ms > limit:
         return "too late"
-    return "" if step.is_confirmation else "probe"
+    if step.is_confirmation:
+        return ""
+    winner = outcome.winner
+    is_check = (
+        winner and step.trial != winner.trial and has_policy(step.trial.settings) != has_policy(winner.trial.settings)
+    )
+    return "its queue bounded" if is_check and step is outcome.steps[-1] else "probe"
 
 
 def short(trial: Trial) -> str:

@@ -122,7 +122,6 @@ def searched(options: TuneOptions) -> tuple[ModelConfig, Space]:
         batches=powers_of_two(most),
         instances=tuple(range(1, instances + 1)),
         delays_us=delays_us,
-        is_bounded=options.sla_ms is not None or base.max_queue_size > 0,
     )
 
 

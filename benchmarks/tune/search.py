@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from benchmarks.load.points import LoadPoint
 from benchmarks.tune.acquisition import Acquisition, Choice
 from benchmarks.tune.model import Prediction, QueueModel, fit
 from benchmarks.tune.residuals import LATENCY, THROUGHPUT, Residuals
-from benchmarks.tune.space import LADDER, Goal, Space, Trial, queue_bound
+from benchmarks.tune.space import LADDER, Goal, Space, Trial, has_policy, queue_bound
 from benchmarks.tune.surface import Budget, TrialFailedError
 
 LEAST_MEASUREMENTS = 4
@@ -21,6 +21,10 @@ WORTH = 0.001
 """The search ends where no trial is expected to bring so much more, as a part of what there is."""
 HOPEFUL = 0.02
 """Nor where none is within the limit with this probability, while none was found that is."""
+STALLED = 2.5
+"""A percentile so many times what was expected, with a queue policy, is requests that lay while nothing ran."""
+LOSS = 0.05
+"""What a bound of the queue may cost, in parts of the throughput and of the limit: the noise between measurements."""
 EQUAL = 0.005
 """Trials whose throughput differs by less are alike: the simpler configuration is then taken."""
 
@@ -34,7 +38,7 @@ class Step:
     latency_ms: float
     """The percentile that the goal is about."""
     model: Prediction | None = None
-    """What the queue model alone said before; None for a probe, which the model is made of."""
+    """What the queue model alone said before; None for a probe and for the winner with its queue bounded."""
     expected: Prediction | None = None
     """The same, corrected by how far the model had been off until then."""
 
@@ -69,7 +73,8 @@ def search(space: Space, goal: Goal, budget: Budget, progress: Callable[[str], N
     run = _Search(space, goal, budget, progress)
     run.probe()
     reason = run.confirm()
-    return run.outcome(reason)
+    winner = run.winner()
+    return run.outcome(reason, winner, run.bounded(winner) if winner else 0)
 
 
 class _Search:
@@ -78,6 +83,10 @@ class _Search:
         self._trials = list(space.trials())
         self._steps: dict[Trial, Step] = {}
         self._failed: dict[Trial, str] = {}
+        self._stalled: set[Trial] = set()
+        """Those in which requests lay waiting while nothing ran, which no model of executions explains."""
+        self._reserve = int(goal.sla_ms is not None and not has_policy(space.base))
+        """Measurements that are kept for a bound of the queue where there was none."""
         self._fitted: QueueModel | None = None
         """To all steps."""
 
@@ -103,15 +112,25 @@ class _Search:
                 return "every trial that promised anything was measured"
             if best > 0 and choice.gain < WORTH * best:
                 return f"no other trial is expected to bring {WORTH:.1%} more"
-            if self._budget.left == 0:
+            if self._budget.left <= self._reserve:
                 return "all measurements were spent"
             self._measure(choice.trial, choice)
 
-    def outcome(self, reason: str) -> Outcome:
-        winner, bound = self._winner(), 0
-        if winner:
-            throughput, execution_ms = winner.point.throughput_images_per_s, self._model().execution_ms(winner.trial)
-            bound = queue_bound(throughput, execution_ms, self._goal, winner.trial, self._space.base)
+    def bounded(self, winner: Step) -> int:
+        """The bound of the winner's queue; 0 where it has none, and with one that was tried would miss the limit."""
+        trial, throughput = winner.trial, winner.point.throughput_images_per_s
+        execution_ms = self._model().execution_ms(trial)
+        bound = queue_bound(throughput, execution_ms, self._goal, trial, self._space.base)
+        if not bound or not self._reserve:
+            return bound
+        checked = replace(trial, settings=replace(trial.settings, max_queue_size=bound))
+        self._measure(checked)
+        step = self._steps.get(checked)
+        if step is None or step.point.failed or step.point.throughput_images_per_s < (1 - LOSS) * throughput:
+            return 0
+        return bound if step.latency_ms <= (1 + LOSS) * max(winner.latency_ms, self._goal.sla_ms or 0.0) else 0
+
+    def outcome(self, reason: str, winner: Step | None, bound: int) -> Outcome:
         return Outcome(
             goal=self._goal,
             space=self._space,
@@ -144,31 +163,28 @@ class _Search:
             expected=choice.expected if choice else None,
         )
         self._steps[trial], self._fitted = step, None
+        if has_policy(trial.settings) and choice and step.latency_ms > STALLED * choice.expected.latency_ms:
+            self._stalled.add(trial)
         self._progress(f"{self._budget.used}/{self._budget.allowed} {told(step, self._goal)}")
 
     def _saturated(self, batch: int, instances: int, clients: int | None = None) -> Trial:
         settings = self._space.settings(batch, instances, min(self._space.delays_us))
+        if instances == 1:
+            settings = self._space.without_policy(settings)
         wanted = clients or batch * (instances + 1)
         return Trial(settings=settings, clients=next((each for each in LADDER if each >= wanted), wanted))
 
-    def _largest_in_time(self, instances: int = 1) -> int:
-        """The largest batch with which a saturated configuration is expected to meet the limit."""
-        limit, largest = self._goal.sla_ms, min(self._space.batches)
-        if limit is None:
-            return max(self._space.batches)
-        model = self._model()
-        for batch in self._space.batches:
-            latency_ms = (instances + 1) * model.service(batch) * 1e3 + model.overhead_s * 1e3
-            if latency_ms <= limit:
-                largest = batch
-        return largest
-
     def _model(self) -> QueueModel:
         if self._fitted is None:
-            self._fitted = fit({trial: step.point for trial, step in self._steps.items()}, self._goal.percentile)
+            points = {trial: step.point for trial, step in self._steps.items() if trial not in self._stalled}
+            self._fitted = fit(points, self._goal.percentile)
         return self._fitted
 
     def _is_within(self, step: Step) -> bool:
+        """Whether it is a configuration that may be written, and meets the limit."""
+        return self._space.is_served(step.trial.settings) and self._meets(step)
+
+    def _meets(self, step: Step) -> bool:
         limit = self._goal.sla_ms
         return not step.point.failed and (limit is None or step.latency_ms <= limit)
 
@@ -186,19 +202,24 @@ class _Search:
             latencies=latencies,
             best=self._best_throughput(),
         )
-        return acquisition.choose([each for each in self._trials if each not in self._steps.keys() | self._failed])
+        stalls = {trial.settings.instances for trial in self._stalled if trial.settings.instances == 1}
+        tried = self._steps.keys() | self._failed
+        return acquisition.choose(
+            [each for each in self._trials if each not in tried and each.settings.instances not in stalls]
+        )
 
     def _residuals(self, model: QueueModel) -> tuple[Residuals, Residuals]:
-        trials, x_logs, l_logs = list(self._steps), [], []
-        for trial, step in self._steps.items():
+        trials, x_logs, l_logs = [each for each in self._steps if each not in self._stalled], [], []
+        for trial in trials:
+            step = self._steps[trial]
             prediction = model.predict(trial, self._goal.percentile, thorough=True)
             x_logs.append(math.log(step.point.throughput_images_per_s / prediction.throughput_images_per_s))
             l_logs.append(math.log(step.latency_ms / prediction.latency_ms))
         return Residuals(THROUGHPUT, trials, x_logs), Residuals(LATENCY, trials, l_logs)
 
-    def _winner(self) -> Step | None:
+    def winner(self) -> Step | None:
         """The most throughput within the limit, what was measured weighed against what the model says."""
-        within = [trial for trial, step in self._steps.items() if self._is_within(step)]
+        within = [each for each, step in self._steps.items() if self._is_within(step) and each not in self._stalled]
         if not within:
             return None
         model = self._model()

@@ -56,15 +56,13 @@ class Goal:
 class Space:
     """Every value of each setting that may be chosen; the others stay as they are in ``base``.
 
-    While it is measured, a queue that is bounded has room for every load: its bound follows from what was measured.
+    While it is measured, a queue that has a bound has room for every load: its bound follows from what was measured.
     """
 
     base: ServingSettings
     batches: tuple[int, ...]
     instances: tuple[int, ...]
     delays_us: tuple[int, ...] = DELAYS_US
-    is_bounded: bool = True
-    """Whether the queue will have a bound."""
 
     @property
     def size(self) -> int:
@@ -85,8 +83,20 @@ class Space:
             max_batch=batch,
             instances=instances,
             max_queue_delay_us=delay_us,
-            max_queue_size=max(self.base.max_queue_size, LADDER[-1], batch) if self.is_bounded else 0,
+            max_queue_size=max(self.base.max_queue_size, LADDER[-1], batch) if self.base.max_queue_size else 0,
         )
+
+    def without_policy(self, settings: ServingSettings) -> ServingSettings:
+        """The same, where requests wait as many and as long as may be.
+
+        With a queue policy and one instance, Triton may let a request lie for up to 500 ms (core's
+        dynamic_batch_scheduler.cc), which says nothing of how long an execution takes.
+        """
+        return dataclasses.replace(settings, max_queue_size=0, queue_timeout_ms=0)
+
+    def is_served(self, settings: ServingSettings) -> bool:
+        """Whether requests wait in these settings by the policy that ``base`` has."""
+        return has_policy(settings) == has_policy(self.base)
 
     def trials(self) -> Iterator[Trial]:
         """Each configuration under every number of clients that can tell it from others.
@@ -107,6 +117,11 @@ class Space:
                     continue
                 if clients > max(smaller, fewer) and saturating <= 2:
                     yield trial
+
+
+def has_policy(settings: ServingSettings) -> bool:
+    """Whether the queue has a bound or a timeout."""
+    return bool(settings.max_queue_size or settings.queue_timeout_ms)
 
 
 def powers_of_two(most: int) -> tuple[int, ...]:

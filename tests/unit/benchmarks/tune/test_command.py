@@ -82,7 +82,7 @@ def test_the_space_follows_from_the_configuration(tmp_path):
     assert space.batches == (1, 2, 4, 8)
     assert space.instances == (1, 2, 3, 4)
     assert space.delays_us == (0, 500), "10 ms is beyond the queue's timeout"
-    assert space.is_bounded
+    assert space.base.max_queue_size == 16
     _, larger = searched(options(write(tmp_path / "cpu", "python"), max_batch=12, max_instances=1))
     assert larger.batches == (1, 2, 4, 8, 12)
     assert larger.instances == (1,)

@@ -79,6 +79,15 @@ def test_only_what_is_searched_changes(path):
     assert back == before
 
 
+def test_settings_without_bound_and_timeout_have_no_queue_policy(path):
+    after = with_settings(read_config(path), settings(max_queue_size=0, queue_timeout_ms=0))
+    assert not after.dynamic_batching.HasField("default_queue_policy")
+    assert after.dynamic_batching.priority_levels == 3
+    timed = with_settings(read_config(path), settings(max_queue_size=0, queue_timeout_ms=900))
+    assert timed.dynamic_batching.default_queue_policy.default_timeout_microseconds == 900_000
+    assert timed.dynamic_batching.default_queue_policy.max_queue_size == 0
+
+
 def test_a_larger_batch_is_warmed_up_too(path):
     after = with_settings(read_config(path), settings(max_batch=32, max_queue_size=64))
     assert [(each.name, each.batch_size) for each in after.model_warmup] == [("batch_1", 1), ("batch_32", 32)]
@@ -93,7 +102,7 @@ def test_a_configuration_without_batcher_or_instances_gets_them(path):
     config = read_config(path)
     for part in ("dynamic_batching", "instance_group", "model_warmup", "optimization"):
         config.ClearField(part)
-    after = with_settings(config, settings(max_queue_size=0))
+    after = with_settings(config, settings(max_queue_size=0, queue_timeout_ms=0))
     assert settings_in(after) == settings(max_queue_size=0, queue_timeout_ms=0)
     assert not after.HasField("optimization")
     assert not after.dynamic_batching.HasField("default_queue_policy")

@@ -10,7 +10,7 @@ from builder.serving import ServingSettings
 from tests.gpu_simulations import GPUS, SimulatedGpu
 
 BASE = ServingSettings(max_batch=8, queue_timeout_ms=0, max_queue_size=0)
-SPACE = Space(base=BASE, batches=(1, 8), instances=(1, 2), delays_us=(0,), is_bounded=False)
+SPACE = Space(base=BASE, batches=(1, 8), instances=(1, 2), delays_us=(0,))
 LIMIT_MS = 60.0
 
 

@@ -54,6 +54,11 @@ def test_winners_meet_the_limit_and_their_queue_what_it_leaves(outcomes):
             assert outcome.queue_bound == 0, "as it was"
             continue
         assert winner.latency_ms <= limit
+        checked = outcome.steps[-1]
+        assert checked.trial.settings.max_queue_size > 0, "it was tried with what its queue may hold"
+        if not outcome.queue_bound:
+            assert checked.point.throughput_images_per_s < winner.point.throughput_images_per_s
+            continue
         execution_ms = outcome.model.execution_ms(winner.trial)
         throughput = winner.point.throughput_images_per_s
         assert outcome.queue_bound == queue_bound(

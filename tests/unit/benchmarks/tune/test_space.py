@@ -28,8 +28,11 @@ def test_every_combination_is_a_configuration_that_keeps_the_rest():
 
 def test_a_bounded_queue_has_room_for_every_load_while_it_is_measured():
     assert SPACE.settings(8, 1, 0).max_queue_size >= LADDER[-1]
-    unbounded = Space(base=BASE, batches=(2, 16), instances=(1,), is_bounded=False)
+    base = ServingSettings(max_queue_size=0, queue_timeout_ms=0)
+    unbounded = Space(base=base, batches=(2, 16), instances=(1,))
     assert unbounded.settings(16, 1, 0).max_queue_size == 0
+    assert unbounded.is_served(unbounded.without_policy(unbounded.settings(16, 1, 0)))
+    assert not SPACE.is_served(SPACE.without_policy(SPACE.settings(8, 1, 0)))
 
 
 def test_trials_that_tell_nothing_new_are_left_out():
