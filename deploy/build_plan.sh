@@ -54,8 +54,8 @@ fi
 
 scratch=$(mktemp -d)
 mkdir "$scratch/project"
-# A build writes beside its sources, and the project may be mounted read-only.
-for part in pyproject.toml README.md LICENSE builder clients benchmarks; do
+# A build writes beside its sources, and the project may be mounted read-only. The other packages make no plans.
+for part in pyproject.toml README.md LICENSE builder clients; do
     cp -R "$project/$part" "$scratch/project/"
 done
 # Not into the image's own Python, which belongs to root and to its distribution (PEP 668).
