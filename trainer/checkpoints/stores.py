@@ -28,7 +28,7 @@ from trainer.checkpoints.writer import Say, say_nothing
 from trainer.errors import CheckpointError, StoreError
 
 _TOLD_AFTER = 3
-"""Attempts that may fail before it is worth a line."""
+"""Attempts that may fail in a row before it is worth a line."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +82,7 @@ class FsspecStore:
         self._there: dict[str, tuple[int, Stored]] | None = None
         # By name: the number of the upload, below 0 for those of earlier parts, and what it is.
         self._failing = False
+        self._failed_in_a_row = 0
         self.failures: list[str] = []
         """Why attempts failed, in order."""
         self.arrived = 0
@@ -155,7 +156,8 @@ class FsspecStore:
                 upload.attempts += 1
                 upload.attempts_at_the_end += self._closing
                 text = str(e) if isinstance(e, CheckpointError) else f"{self._remote.address}: {reason(e)}."
-                self._fail(text, worth_telling=upload.attempts >= _TOLD_AFTER)
+                self._failed_in_a_row += 1
+                self._fail(text, worth_telling=self._failed_in_a_row >= _TOLD_AFTER)
             else:
                 self._arrive()
                 return True
@@ -221,6 +223,7 @@ class FsspecStore:
 
     def _arrive(self) -> None:
         self.arrived += 1
+        self._failed_in_a_row = 0
         if self._failing:
             self._failing = False
             self._say(f"{self._remote.address} has the newest checkpoint again")
