@@ -32,12 +32,12 @@ def take(training: TrainingLoop, random_states: list[State]) -> State:
     scheduler = {k: v for k, v in training.scheduler.state_dict().items() if k != "lr_lambdas"}
     return {
         "position": list(training.position),
-        "model": _copied(unwrap_model(training.model).state_dict()),
-        "ema": _copied(training.ema.ema.state_dict()),
+        "model": copied(unwrap_model(training.model).state_dict()),
+        "ema": copied(training.ema.ema.state_dict()),
         "ema_updates": training.ema.updates,
-        "optimizer": _copied(training.optimizer.state_dict()),
-        "scaler": _copied(training.scaler.state_dict()),
-        "scheduler": _copied(scheduler),
+        "optimizer": copied(training.optimizer.state_dict()),
+        "scaler": copied(training.scaler.state_dict()),
+        "scheduler": copied(scheduler),
         "last_optimizer_step": training.last_optimizer_step,
         "accumulate": training.accumulate,
         "stopper": dict(vars(training.stopper)),
@@ -140,20 +140,20 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
+def copied(value: Any) -> Any:
+    """The same tree with tensors of its own on the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: copied(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(copied(each) for each in value)
+    return value
+
+
 def model_hash(model: Any) -> str:
     """A hash of the network's tensors by name and shape, and of its class names."""
     module: Any = unwrap_model(model)
     shapes = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
     text = json.dumps([shapes, list(module.names.values())], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _copied(value: Any) -> Any:
-    """The same tree with tensors of its own on the CPU."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, Mapping):
-        return {key: _copied(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_copied(each) for each in value)
-    return value
