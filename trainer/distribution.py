@@ -117,7 +117,9 @@ class Group:
         if kind == "cuda":
             torch.cuda.set_device(index)
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if kind == "cuda" else "gloo", rank=process.rank, world_size=process.world)
+            dist.init_process_group(
+                "nccl" if kind == "cuda" else "gloo", store=_store(process), rank=process.rank, world_size=process.world
+            )
             self._owns = True
         self._decisions = dist.new_group(backend="gloo")
         self.statistics = dist.new_group() if kind == "cpu" else None
@@ -168,3 +170,15 @@ class Group:
             import torch.distributed as dist
 
             dist.destroy_process_group()
+
+
+def _store(process: Process) -> Any:
+    """Where the processes leave their addresses.
+
+    torchrun's agent may keep its store when it starts them anew: those of the dead ones would be found there.
+    """
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    store, _, _ = next(rendezvous("env://", process.rank, process.world))
+    return PrefixStore(f"attempt-{process.restarts}", store)
