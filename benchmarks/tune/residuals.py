@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ class Kernel:
     """What is expected of the logarithm of measured / predicted, before anything is measured."""
 
     model: float
-    """Standard deviation of the model's error."""
+    """Standard deviation of the model's error, at least."""
     noise: float
     """Standard deviation between two measurements of the same trial."""
 
@@ -41,6 +41,8 @@ class Residuals:
 
     def __init__(self, kernel: Kernel, trials: Sequence[Trial], logs: Sequence[float]) -> None:
         """``logs``: log(measured / predicted) of each trial."""
+        # A machine that is shared, or a model that fits badly, shows in how far the errors lie apart.
+        kernel = replace(kernel, model=max(kernel.model, float(np.std(logs))))
         self._kernel = kernel
         self._features_MF = _features(trials)
         covariance_MM = _covariance(kernel, self._features_MF, self._features_MF)

@@ -17,6 +17,8 @@ from benchmarks.tune.surface import Budget, TrialFailedError
 
 LEAST_MEASUREMENTS = 4
 """Three probes, and a confirmation."""
+LEAST_CONFIRMATIONS = 3
+"""However little they promise: a prediction that nothing has confirmed is none."""
 WORTH = 0.001
 """The search ends where no trial is expected to bring so much more, as a part of what there is."""
 HOPEFUL = 0.02
@@ -110,7 +112,8 @@ class _Search:
                 return "the model leaves no hope that any configuration meets the limit"
             if choice is None:
                 return "every trial that promised anything was measured"
-            if best > 0 and choice.gain < WORTH * best:
+            confirmed = sum(step.is_confirmation for step in self._steps.values())
+            if best > 0 and choice.gain < WORTH * best and confirmed >= LEAST_CONFIRMATIONS:
                 return f"no other trial is expected to bring {WORTH:.1%} more"
             if self._budget.left <= self._reserve:
                 return "all measurements were spent"
