@@ -14,11 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add = parser.add_argument
     add("--model", default="yolo11n.yaml", metavar="YAML", help="what is trained (default: yolo11n.yaml)")
-    add("--batch", type=positive(int), default=8, help="images of a step (default: 8)")
+    add("--batch", type=positive(int), default=4, help="images of a step (default: 4)")
     add("--imgsz", type=positive(int), default=320, metavar="PX", help="(default: 320)")
     add("--every", type=positive(int), default=20, metavar="STEPS", help="a checkpoint each (default: 20)")
     add("--folder", type=Path, metavar="DIR", help="the disk to write to (default: the one of temporary files)")
-    add_reporting(parser, repeats=5)
+    add_reporting(parser, repeats=4)
 
 
 def run(arguments: argparse.Namespace) -> int:

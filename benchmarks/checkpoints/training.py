@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -20,8 +21,10 @@ class SmallTraining:
         import torch
         from ultralytics.cfg import get_cfg
         from ultralytics.nn.tasks import DetectionModel
+        from ultralytics.utils import LOGGER
         from ultralytics.utils.torch_utils import ModelEMA
 
+        LOGGER.setLevel(logging.WARNING)
         torch.manual_seed(0)
         self._torch = torch
         network: Any = DetectionModel(model, nc=_CLASSES, verbose=False)
