@@ -275,19 +275,19 @@ class _Run:
         )
         self._writer.submit(state, meta)
 
-    def _write_weights(self, training: TrainingLoop, name: str, ema: Mapping[str, Any] | None = None) -> bool:
-        """``ema`` is the training's where none is given; whether it could be written, which is told where not."""
+    def _write_weights(self, training: TrainingLoop, name: str, state: Mapping[str, Any] | None = None) -> bool:
+        """Of ``state``, by default the training as it is; whether it could be written, which is told where not."""
         from trainer.weights_file import write_weights
 
-        path = self._folder / "weights" / name
+        path, epochs = self._folder / "weights" / name, len(state["rows"] if state else training.rows)
         try:
             write_weights(
                 path,
-                training.ema.ema.state_dict() if ema is None else ema,
+                state["ema"] if state else training.ema.ema.state_dict(),
                 description=training.description(),
                 names=training.data["names"],
                 arguments={**vars(training.args), "data": self._settings.data.name, "save_dir": None},
-                run={"name": self._folder.name, "data_hash": self._data.hash, "epoch": len(training.rows)},
+                run={"name": self._folder.name, "data_hash": self._data.hash, "epoch": epochs},
                 half=self._settings.half,
             )
         except OSError as e:
@@ -304,7 +304,7 @@ class _Run:
             with contextlib.suppress(CheckpointError):
                 state, meta = read_checkpoint(path)
                 if meta.fitness is not None and meta.fitness == training.best_fitness:
-                    self._write_weights(training, "best.pt", state["ema"])
+                    self._write_weights(training, "best.pt", state)
                     return
 
     def _finish(self, training: TrainingLoop, parts: int) -> None:
