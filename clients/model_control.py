@@ -29,7 +29,7 @@ from clients.errors import (
 from clients.failures import ModelState, connection_closed, model_not_served, refused
 from clients.grpc_dialect import GrpcDialect
 from clients.http_dialect import HttpDialect
-from clients.options import DEFAULT_OPTIONS, ConnectionOptions
+from clients.options import DEFAULT_OPTIONS, ConnectionOptions, check_seconds
 from clients.steps import GrpcCall, HttpCall, HttpReply, Pause, RpcStatusError, Steps
 from clients.transport import Cancellation, CancelledByCallerError, connect
 
@@ -64,6 +64,7 @@ class ModelControl:
         self, url: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, options: ConnectionOptions = DEFAULT_OPTIONS
     ) -> None:
         """Prepare the connection, which its first use opens; raises AddressError and OptionsError."""
+        check_seconds("timeout_s", timeout_s)
         self._timeout_s = timeout_s
         self._transport = connect(url, options)
         self._cancellation = Cancellation()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,6 +41,16 @@ class Compression(enum.StrEnum):
     NONE = "none"
     GZIP = "gzip"
     DEFLATE = "deflate"
+
+
+LONGEST_S = 365 * 86400.0
+"""No time allowed is longer: what a clock of 64-bit nanoseconds cannot hold would be over at once."""
+
+
+def check_seconds(name: str, seconds: float) -> None:
+    """Raise OptionsError for a time that no request can be given."""
+    if not 0 < seconds <= LONGEST_S:
+        raise OptionsError(f"expected {name} in seconds above 0 and at most {LONGEST_S:.0f} (365 days), got {seconds}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,8 +92,8 @@ class ConnectionOptions:
         except ValueError as error:
             known = ", ".join(Compression)
             raise OptionsError(f"expected compression to be one of {known}, got {self.compression!r}") from error
-        if self.deadline_s is not None and not (self.deadline_s > 0 and math.isfinite(self.deadline_s)):
-            raise OptionsError(f"expected deadline_s in seconds above 0, got {self.deadline_s}")
+        if self.deadline_s is not None:
+            check_seconds("deadline_s", self.deadline_s)
         for header, value in self.headers.items():
             _check_header(header, value)
         object.__setattr__(self, "headers", MappingProxyType(dict(self.headers)))

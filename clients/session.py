@@ -30,7 +30,7 @@ from clients.errors import (
 )
 from clients.failures import no_answer
 from clients.images import ImageSource, load_decoders
-from clients.options import DEFAULT_OPTIONS, ConnectionOptions
+from clients.options import DEFAULT_OPTIONS, ConnectionOptions, check_seconds
 from clients.pace import Pace
 from clients.selection import EVERYTHING, Selection, class_numbers
 from clients.steps import GrpcCall, HttpCall, Pause, Steps, Work
@@ -69,8 +69,7 @@ class Session:
             raise ValueError("expected the name of a model, got an empty one")
         if version and not (version.isascii() and version.isdigit() and int(version) > 0):
             raise ValueError(f"expected a model's version as a whole number from 1, got {version!r}")
-        if not (timeout_s > 0 and math.isfinite(timeout_s)):
-            raise ValueError(f"expected timeout_s in seconds above 0, got {timeout_s}")
+        check_seconds("timeout_s", timeout_s)
         self.model = model
         self.version = version
         self._timeout_s = timeout_s

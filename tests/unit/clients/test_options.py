@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from clients import AsyncDetector, Compression, ConnectionOptions, Detector, OptionsError
+from clients.model_control import ModelControl
 from clients.transport import connect
 
 
@@ -20,6 +21,8 @@ from clients.transport import connect
         ({"compression": "brotli"}, "one of none, gzip, deflate, got 'brotli'"),
         ({"deadline_s": 0}, "deadline_s in seconds above 0"),
         ({"deadline_s": float("inf")}, "deadline_s in seconds above 0"),
+        ({"deadline_s": float("nan")}, "deadline_s in seconds above 0"),
+        ({"deadline_s": 1e10}, "at most 31536000 \\(365 days\\), got 1"),
         ({"headers": {"": "x"}}, "header's name"),
         ({"headers": {"a b": "x"}}, "header's name"),
         ({"headers": {"schlüssel": "x"}}, "header's name"),
@@ -85,3 +88,11 @@ class TestCertificates:
 
         with pytest.raises(OptionsError, match=message):
             asyncio.run(connect_async())
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan"), 1e10, 1e30])
+def test_time_that_no_clock_can_count_is_refused_before_connecting(timeout_s: float) -> None:
+    with pytest.raises(OptionsError, match="expected timeout_s in seconds above 0 and at most 31536000"):
+        Detector("http://127.0.0.1:9", "m", timeout_s=timeout_s)
+    with pytest.raises(OptionsError, match="expected timeout_s in seconds above 0 and at most 31536000"):
+        ModelControl("http://127.0.0.1:9", timeout_s=timeout_s)
