@@ -154,7 +154,7 @@ class StreamRunner:
 
     @property
     def seconds(self) -> float:
-        """From the start to the last answer."""
+        """From the start to the end of the last request, its result written."""
         return self._ended_s - self._started_s
 
     def _work(self) -> None:
@@ -167,6 +167,8 @@ class StreamRunner:
                 self._queue.failed(ticket)
                 self._crashed(error)
             self._lines[ticket.source].done(ticket, result)
+        # An output that takes its time, as a pipe that nobody reads, is part of the run.
+        self._ended_s = time.monotonic()
 
     def _answer(self, ticket: Ticket[Frame]) -> Result:
         source, frame = self.sources[ticket.source], ticket.frame
@@ -176,8 +178,7 @@ class StreamRunner:
             detections = self._detect(pixels, source, frame)
         except ClientError as error:
             failure = error
-        self._ended_s = time.monotonic()
-        latency_s = self._ended_s - frame.captured_s
+        latency_s = time.monotonic() - frame.captured_s
         result = Result(
             source=source, frame=frame, latency_s=latency_s, pixels=pixels, detections=detections, error=failure
         )

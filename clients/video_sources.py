@@ -17,6 +17,8 @@ from clients.errors import ClientError
 CAMERA_SCHEMES = frozenset({"http", "https", "rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp"})
 PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 VIDEOS = frozenset({".avi", ".flv", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm"})
+LOWEST_PRIORITY = (1 << 32) - 1
+"""As a request can have it."""
 _NAMED = re.compile(r"(?P<name>[\w.-]+)=(?P<place>.+)", re.DOTALL)
 _NOT_IN_FILE_NAMES = re.compile(r"[^\w.-]+")
 
@@ -127,14 +129,19 @@ def _files(place: str) -> tuple[Path, ...]:
             raise SourceError(f"folder {place} holds no video and no picture, expected files that end in {suffixes}")
         return tuple(files)
     if not (_exists(place) and path.is_file()):
+        hint = "; a name in front of = has letters, digits and _ . - only" if "=" in place else ""
         raise SourceError(
             f"no file or folder {place}: give a video, a picture, a folder of them, or a camera as rtsp://HOST/PATH"
+            f"{hint}"
         )
     return (path,)
 
 
 def _priority_from(text: str) -> tuple[str, int]:
     name, equals, level = text.rpartition("=")
-    if not (name and equals and level.isascii() and level.isdigit() and int(level) >= 1):
-        raise SourceError(f"expected --priority SOURCE=LEVEL with a level from 1, got {_without_secrets(text)!r}")
+    is_number = level.isascii() and level.isdigit() and len(level) <= len(str(LOWEST_PRIORITY))
+    if not (name and equals and is_number and 1 <= int(level) <= LOWEST_PRIORITY):
+        raise SourceError(
+            f"expected --priority SOURCE=LEVEL with a level from 1 to {LOWEST_PRIORITY}, got {_without_secrets(text)!r}"
+        )
     return name, int(level)

@@ -96,8 +96,8 @@ def test_a_detector_that_stands_still_costs_frames_and_what_is_sent_then_is_the_
     is_read = threading.Event()
 
     def before(number: int) -> None:
-        if number == 0:
-            assert is_read.wait(30)
+        # Whichever comes first: on a loaded machine a later frame may have taken the place of number 0.
+        assert is_read.wait(30)
 
     detector = NumberDetector(before)
     kept = Kept()
@@ -110,7 +110,8 @@ def test_a_detector_that_stands_still_costs_frames_and_what_is_sent_then_is_the_
     is_read.set()
     assert runner.wait(30)
     runner.close()
-    assert kept.numbers("v.mp4") == [0, 49]
+    assert len(kept.results) == 2
+    assert kept.numbers("v.mp4")[-1] == 49
     view = runner.views()[0]
     assert (view.captured, view.answered, view.dropped, view.failed) == (50, 2, 48, 0)
 
@@ -255,3 +256,26 @@ def test_a_tracker_of_its_own_follows_each_source_in_order(tmp_path: Path) -> No
     for name in ("a.mp4", "b.mp4"):
         ids = [result.track_ids for result in kept.results if result.source.name == name]
         assert ids == [(number,) for number in range(1, 21)]
+
+
+def test_an_output_that_takes_its_time_is_part_of_the_run(tmp_path: Path) -> None:
+    class Slow(Kept):
+        def write(self, result: Result) -> None:
+            time.sleep(0.02)
+            super().write(result)
+
+    slow = Slow()
+    options = RunOptions(reading=FAST, in_flight=2, confidence=0.25)
+    sources = sources_from([str(numbered_video(tmp_path / "v.mp4", 20))])
+    runner = StreamRunner(sources, NumberDetector(), options, [slow])
+    runner.start()
+    assert runner.wait(30)
+    runner.close()
+    assert len(slow.results) == 20
+    assert runner.seconds >= 20 * 0.02
+
+
+def test_a_run_without_an_answer_took_its_time_too(tmp_path: Path) -> None:
+    (tmp_path / "v.mp4").write_bytes(b"no video")
+    runner, _ = run([tmp_path / "v.mp4"], NumberDetector())
+    assert runner.seconds > 0
