@@ -28,6 +28,7 @@ from clients.images import ChannelOrder, Pixels, read_image
 from clients.letterbox import Letterbox, letterbox
 from clients.options import Compression, ConnectionOptions
 from clients.retry import RetryPolicy
+from clients.selection import Selection
 
 __all__ = [
     "AccessDeniedError",
@@ -51,6 +52,7 @@ __all__ = [
     "Pixels",
     "QueueFullError",
     "RetryPolicy",
+    "Selection",
     "ServerUnavailableError",
     "TlsError",
     "draw",

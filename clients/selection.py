@@ -32,9 +32,14 @@ class Selection:
     """The most detections to keep, the surest first."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.classes, str):
+            # Otherwise its letters would be the names.
+            raise ValueError(f"expected several names of classes, got one text: classes=({self.classes!r},)")
         if not 0 <= self.confidence <= 1:
             raise ValueError(f"expected a confidence from 0 to 1, got {self.confidence}")
         if self.region_xyxy is not None:
+            if len(self.region_xyxy) != 4:
+                raise ValueError(f"expected a region of four numbers x1 y1 x2 y2, got {len(self.region_xyxy)}")
             x1, y1, x2, y2 = self.region_xyxy
             if not (all(map(math.isfinite, self.region_xyxy)) and x1 < x2 and y1 < y2):
                 raise ValueError(

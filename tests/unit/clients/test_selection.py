@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import clients
 from clients.detections import Detections
 from clients.selection import Selection
 
@@ -121,3 +122,17 @@ def test_selection_is_what_a_plain_loop_selects(
         and 40 <= each.xyxy[1] + each.xyxy[3] < 160
     ]
     assert list(selection.apply(everything)) == expected[:maximum]
+
+
+def test_one_text_is_not_taken_for_the_names_of_its_letters() -> None:
+    with pytest.raises(ValueError, match=r"^expected several names of classes, got one text: classes=\('car',\)$"):
+        Selection(classes="car")  # type: ignore[arg-type]
+
+
+def test_region_of_another_number_of_sides_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected a region of four numbers x1 y1 x2 y2, got 3"):
+        Selection(region_xyxy=(0, 0, 1))  # type: ignore[arg-type]
+
+
+def test_applications_import_it_from_clients() -> None:
+    assert clients.Selection is Selection
