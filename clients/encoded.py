@@ -69,6 +69,8 @@ class EncodedRequest:
     """What the server shall answer with."""
     priority: int = 0
     """From 1, the most urgent, to the model's number of levels; 0: the model's default."""
+    file: str = ""
+    """Where the image is from, for a message about it; empty for bytes."""
 
     def detections(self, rows_N6: NDArray[np.float32]) -> Detections:
         """Read the server's answer, float32 [N, 6]; raises ContractError for rows that no such server sends."""
@@ -133,9 +135,9 @@ def encoded_request(
     class_numbers(selection.classes or (), contract.names)
     match source:
         case bytes() | bytearray() | memoryview():
-            encoded, name = bytes(source), ""
+            encoded, file = bytes(source), ""
         case str() | os.PathLike():
-            encoded, name = _file_bytes(Path(source)), f"{source}: "
+            encoded, file = _file_bytes(Path(source)), str(source)
         case _:
             raise ImageError(
                 f"encoded images: expected a path or the bytes of a {FORMATS}, got {type(source).__name__}: pixels are "
@@ -144,8 +146,8 @@ def encoded_request(
     try:
         check_encoded(encoded)
     except ImageError as error:
-        raise ImageError(f"{name}{error}") from error
-    return EncodedRequest(contract=contract, encoded=encoded, selection=selection, priority=priority)
+        raise _of_file(file, error) from error
+    return EncodedRequest(contract=contract, encoded=encoded, selection=selection, priority=priority, file=file)
 
 
 def _file_bytes(path: Path) -> bytes:
@@ -209,10 +211,14 @@ def rows_from_http(body: bytes, header_length: int) -> NDArray[np.float32]:
 _SERVERS_IMAGE_ERROR = re.compile(r"encoded image of \d+ bytes: .*")
 
 
-def image_error(message: str) -> ImageError | None:
+def image_error(message: str, file: str = "") -> ImageError | None:
     """The error of an image that the server could not read, from what it said; None where it said something else."""
     found = _SERVERS_IMAGE_ERROR.search(message)
-    return ImageError(found.group()) if found else None
+    return _of_file(file, ImageError(found.group())) if found else None
+
+
+def _of_file(file: str, error: ImageError) -> ImageError:
+    return ImageError(f"{file}: {error}") if file else error
 
 
 def _bytes_tensor(content: bytes) -> bytes:

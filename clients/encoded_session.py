@@ -134,7 +134,7 @@ class EncodedSession(Session):
             raise _named(error, index) from error
         except InferenceError as error:
             # What only shows when an image is decoded, as that it is cut off, the server finds.
-            unreadable = image_error(str(error))
+            unreadable = image_error(str(error), request.file)
             if unreadable is None:
                 raise
             raise _named(unreadable, index) from error

@@ -114,6 +114,11 @@ class TestRequest:
         with pytest.raises(ImageError, match=message):
             encoded_request(source, CONTRACT)
 
+    def test_the_file_is_kept_for_what_only_the_server_finds(self, tmp_path: Path):
+        (tmp_path / "a.png").write_bytes(image("PNG"))
+        assert encoded_request(tmp_path / "a.png", CONTRACT).file == str(tmp_path / "a.png")
+        assert encoded_request(image("PNG"), CONTRACT).file == ""
+
     def test_error_names_the_file(self, tmp_path: Path):
         (tmp_path / "notes.txt").write_text("notes")
         with pytest.raises(ImageError, match=r"notes\.txt: encoded image of 5 bytes: expected JPEG"):
@@ -199,6 +204,8 @@ class TestAnswer:
         said = "in ensemble 'shapes_jpeg', encoded image of 5 bytes: the image is truncated or damaged (x)"
         error = encoded.image_error(said)
         assert str(error) == "encoded image of 5 bytes: the image is truncated or damaged (x)"
+        of_file = encoded.image_error(said, "a.jpg")
+        assert str(of_file) == "a.jpg: encoded image of 5 bytes: the image is truncated or damaged (x)"
         assert encoded.image_error("in ensemble 'shapes_jpeg', Exceeds maximum queue size") is None
 
 
