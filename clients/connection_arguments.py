@@ -13,14 +13,24 @@ if TYPE_CHECKING:
     from clients.options import ConnectionOptions
 
 
-def add_connection(parser: argparse.ArgumentParser) -> None:
-    """Add ``--ca``, ``--cert``, ``--key`` and ``--header``."""
+def add_connection(parser: argparse.ArgumentParser, *, again: bool = False) -> None:
+    """Add ``--ca``, ``--cert``, ``--key`` and ``--header``.
+
+    ``again`` adds them to a subcommand of a parser that has them: left out there, they keep what stands in front of it.
+    """
+    default = argparse.SUPPRESS if again else None
     add = parser.add_argument_group("connection", "for grpcs:// and https://, and for APIs that the server restricts")
-    add.add_argument("--ca", type=Path, metavar="PEM", help="whom to trust (default: whom the system trusts)")
-    add.add_argument("--cert", type=Path, metavar="PEM", help="this client's own certificate, where the server asks")
-    add.add_argument("--key", type=Path, metavar="PEM", help="its private key")
+    add.add_argument(
+        "--ca", type=Path, default=default, metavar="PEM", help="whom to trust (default: whom the system trusts)"
+    )
+    add.add_argument(
+        "--cert", type=Path, default=default, metavar="PEM", help="this client's own certificate, where the server asks"
+    )
+    add.add_argument("--key", type=Path, default=default, metavar="PEM", help="its private key")
     add.add_argument(
         "--header",
+        # Under a name of its own, since a subcommand's list takes the place of the one in front of it.
+        dest="later_header" if again else "header",
         action="append",
         default=[],
         metavar="NAME=VALUE",
@@ -37,7 +47,7 @@ def connection_options(arguments: argparse.Namespace) -> ConnectionOptions:
         root_certificates=arguments.ca,
         certificate=arguments.cert,
         private_key=arguments.key,
-        headers=_headers(arguments.header),
+        headers=_headers([*arguments.header, *getattr(arguments, "later_header", [])]),
     )
 
 

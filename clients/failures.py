@@ -63,9 +63,9 @@ def no_trust(address: Address, reason: object) -> TlsError:
     """The two sides could not agree on an encrypted connection."""
     plain = address.scheme.removesuffix("s")
     return TlsError(
-        f"no trusted connection to {address} ({one_line(reason)}): check root_certificates against the server's "
-        "certificate and the name in the address, certificate and private_key where the server asks for one, or use "
-        f"{plain}:// where the server has no TLS"
+        f"no trusted connection to {address} ({one_line(reason)}): check root_certificates (--ca) against the "
+        "server's certificate and the name in the address, certificate and private_key (--cert, --key) where the "
+        f"server asks for one, or use {plain}:// where the server has no TLS"
     )
 
 

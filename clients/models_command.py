@@ -109,6 +109,7 @@ def _add_action(
         parser.add_argument("name", type=argument_types.name, metavar="NAME", help="the model's name on the server")
     # Left out, they keep what stands in front of the action.
     _add_connection(parser, url=argparse.SUPPRESS, timeout=argparse.SUPPRESS, as_json=argparse.SUPPRESS)
+    add_connection(parser, again=True)
     return parser
 
 

@@ -66,3 +66,15 @@ def test_every_command_that_connects_takes_them(command: list[str], capsys: pyte
     assert _parser().parse_args([name, "--ca", "ca.pem", *rest]).ca == Path("ca.pem")
     assert main([name, "--cert", "own.pem", *rest]) == 1
     assert "expected certificate and private_key together" in capsys.readouterr().err
+
+
+def test_behind_the_action_of_models_they_count_with_those_in_front_of_it() -> None:
+    in_front = ["--ca", "ca.pem", "--header", "a=1"]
+    behind = ["--cert", "own.pem", "--key", "own.key", "--header", "b=2"]
+    read = connection_options(_parser().parse_args(["models", *in_front, "list", *behind]))
+    assert (read.root_certificates, read.certificate, read.private_key) == (
+        Path("ca.pem"),
+        Path("own.pem"),
+        Path("own.key"),
+    )
+    assert read.headers == {"a": "1", "b": "2"}
