@@ -17,7 +17,7 @@ from trainer.settings import TrainSettings
 
 
 def open_stores(settings: TrainSettings, goes_on: bool, say: Say) -> list[FsspecStore]:
-    """The stores of a run; a new one wants them to answer, one that goes on is told what fails.
+    """The stores of a run; a new one wants them to answer, one that goes on is told when its copies fail.
 
     Raises:
         SpecError: an address or the key is wrong, or the store holds another run of this name.
@@ -27,17 +27,13 @@ def open_stores(settings: TrainSettings, goes_on: bool, say: Say) -> list[Fsspec
     key = read_key(settings.store_key_file) if settings.stores else None
     stores = []
     for remote in _remotes(settings):
-        try:
+        if not goes_on:
             remote.check()
-            if not goes_on and remote.checkpoints():
+            if remote.checkpoints():
                 raise SpecError(
                     f"--store {remote.address} holds checkpoints of a run {remote.run!r} already: go on with it by "
                     "--resume, or give --run another name."
                 )
-        except StoreError as e:
-            if not goes_on:
-                raise
-            say(f"warning: {e} It is tried again with each checkpoint.")
         stores.append(FsspecStore(remote, keep=keep, key=key, say=say))
     return stores
 
