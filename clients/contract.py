@@ -13,6 +13,8 @@ from typing import Any
 from clients.errors import ContractError
 
 CONTRACT = "detections/1"
+ENCODED_CONTRACT = "encoded/1"
+"""That of ``clients.encoded``, whose models are found by their detector's."""
 INPUT = "images"
 OUTPUT = "detections"
 
@@ -59,6 +61,11 @@ def contract_from_config(config: Mapping[str, Any], *, model: str, version: str 
             f'--head detections, or use Ultralytics\' own client, YOLO("grpc://HOST:PORT/{model}")'
         )
     claimed = parameters.get("contract")
+    if claimed == ENCODED_CONTRACT:
+        raise refuse(
+            "takes encoded images, and is found by its detector's name: give that one, without _jpeg, and "
+            'send="encoded" (--send encoded)'
+        )
     if claimed != CONTRACT:
         came = f"says contract {claimed!r}" if claimed else "has no parameter 'contract'"
         raise refuse(f"{came}, expected {CONTRACT!r}: build it with this release's python -m builder build")

@@ -152,7 +152,7 @@ class Session:
         for failures in itertools.count(1):
             while (mark := pace.send()) is None:
                 if self._clock() >= end:
-                    raise no_answer(dialect.address, self._timeout_s)
+                    raise no_answer(dialect.address, min(self._timeout_s, self._options.deadline_s or math.inf))
                 yield Pause(PACE_POLL_S)
             answered = refused = False
             try:
@@ -229,16 +229,17 @@ class Session:
         self, attempt: Callable[[float], Steps[T]], dialect: Dialect, timeout_s: float, deadline: float = math.inf
     ) -> Steps[T]:
         """One request, sent again by the policy, all within ``timeout_s`` and before ``deadline``."""
-        started = self._clock()
-        end = min(started + timeout_s, deadline)
+        end = min(self._clock() + timeout_s, deadline)
+        # The call may have had most of its time before this request, to read an image say.
+        allowed_s = timeout_s if end < deadline else self._options.deadline_s or timeout_s
         for failures in itertools.count(1):
             try:
                 if self._clock() >= end:
-                    raise no_answer(dialect.address, end - started)
+                    raise no_answer(dialect.address, allowed_s)
                 return (yield from self._until(end, attempt(end - self._clock())))
             except DeadlineExceededError as error:
                 # However little of the time was left for the last attempt, all of it is over.
-                raise no_answer(dialect.address, max(0.0, end - started)) from error
+                raise no_answer(dialect.address, allowed_s) from error
             except ClientError as error:
                 pause_s = self._options.retry.pause_s(failures, error, end - self._clock(), self._chance())
                 if pause_s is None:

@@ -13,6 +13,7 @@ from tritonclient.grpc import model_config_pb2
 from builder.artifacts import Head, OnnxModel, TensorSpec
 from builder.config_pbtxt import config_files
 from builder.serving import ServingSettings
+from clients import encoded
 from clients.contract import Contract, contract_from_config
 from clients.errors import ContractError
 from tests.deployments import deployment
@@ -89,6 +90,7 @@ def parameters(**changes: str) -> dict[str, Any]:
     ("changes", "message"),
     [
         ({"parameters": {}}, "has no parameter 'contract', expected 'detections/1'"),
+        ({"parameters": parameters(contract=encoded.CONTRACT)}, 'without _jpeg, and send="encoded"'),
         ({"parameters": parameters(contract="detections/2")}, "says contract 'detections/2', expected 'detections/1'"),
         ({"parameters": parameters(names="")}, "expected a JSON list of class names"),
         ({"parameters": parameters(names="circle,square")}, "expected a JSON list of class names"),

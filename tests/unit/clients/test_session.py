@@ -256,6 +256,12 @@ class TestDeadline:
         assert len(play.run(session.detect_batch(dialect, [PICTURE] * 9, 0.25, 0))) == 9
         assert [round(call.timeout_s, 3) for call in play.calls] == [1.2] * 3
 
+    def test_error_names_the_deadline_also_where_it_passed_before_the_request(self) -> None:
+        play = Play([rows_answer(4), rows_answer(4)], seconds_per_call=2.0)
+        session, dialect = opened(play, deadline_s=1.5)
+        with pytest.raises(DeadlineExceededError, match=r"within 1\.5 s"):
+            play.run(session.detect_batch(dialect, [PICTURE] * 8, 0.25, 0))
+
     def test_error_names_the_time_that_the_caller_gave(self) -> None:
         play = Play([REFUSED, RpcStatusError("DEADLINE_EXCEEDED", "")], seconds_per_call=0.1)
         with pytest.raises(DeadlineExceededError, match=r"within 0\.7 s"):
