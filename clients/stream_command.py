@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import math
 import signal
 import sys
@@ -130,6 +131,8 @@ def run(arguments: argparse.Namespace) -> int:
         contextlib.ExitStack() as closing,
         display_on(shown_on) as display,
     ):
+        if arguments.schedule is not None:
+            closing.enter_context(_said_by_the_schedule(display.say))
         options = _run_options(arguments, len(sources), detector.max_batch_size)
         runner = StreamRunner(sources, detector, options, _outputs(arguments, sources), display.say)
         if arguments.metrics_port is not None:
@@ -153,6 +156,21 @@ def _detector(arguments: argparse.Namespace) -> Detector | ScheduledDetector:
         send, timeout_s = arguments.send, arguments.timeout
         return Detector(arguments.url, arguments.model, timeout_s=timeout_s, options=options, send=send)
     return scheduled_detector(arguments, options)
+
+
+@contextlib.contextmanager
+def _said_by_the_schedule(say: Callable[[str], None]) -> Iterator[None]:
+    """Show when which model takes over, and what keeps one from it, among the run's other lines."""
+    log, handler = logging.getLogger("clients.scheduled_detector"), logging.Handler()
+    handler.emit = lambda record: say(f"schedule: {record.getMessage()}")  # type: ignore[method-assign]
+    level = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def _check_libraries() -> None:

@@ -149,6 +149,13 @@ class Reader(threading.Thread):
         self.status.connections += 1
         self.status.state, self.status.reason = SourceState.PLAYING, ""
 
+    def cannot_read(self, reason: str) -> bool:
+        """Keep that a file cannot be read whole, a picture's reader being whoever sends it; whether that is new."""
+        if reason in self.status.broken:
+            return False
+        self.status.broken.append(reason)
+        return True
+
     def _play(self) -> None:
         """Files: one after the other."""
         offset_s = 0.0
@@ -193,8 +200,7 @@ class Reader(threading.Thread):
                     self._number += 1
         except OSError as error:
             reason = f"{path}: cannot be read to its end ({_reason(error)})"
-            if reason not in self.status.broken:
-                self.status.broken.append(reason)
+            if self.cannot_read(reason):
                 self._say(f"{self._source.name}: {reason}")
         return offset_s + last_s + duration_s
 

@@ -12,7 +12,7 @@ from clients.detections import Detections
 from clients.errors import ClientError, ImageError, ModelNotReadyError, ServerUnavailableError
 from clients.images import Pixels
 from clients.video_accounts import AccountView
-from clients.video_frames import Frame
+from clients.video_frames import Frame, PictureFile
 from clients.video_queue import FrameQueue, Ticket
 from clients.video_reader import OPEN_TIMEOUT_S, Reader, ReadOptions, SourceStatus
 from clients.video_sampling import Backoff
@@ -178,6 +178,8 @@ class StreamRunner:
             detections = self._detect(pixels, source, frame)
         except ClientError as error:
             failure = error
+            if isinstance(error, ImageError) and isinstance(frame.picture, PictureFile):
+                self._readers[ticket.source].cannot_read(str(error))
         latency_s = time.monotonic() - frame.captured_s
         result = Result(
             source=source, frame=frame, latency_s=latency_s, pixels=pixels, detections=detections, error=failure

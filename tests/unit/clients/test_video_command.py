@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -73,3 +74,11 @@ def test_a_library_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ClientError, match=r"pip install 'yolo-triton\[video\]'"):
         stream_command.run(parsed(video))
+
+
+def test_a_schedules_words_are_among_the_runs_lines_while_it_runs(caplog: pytest.LogCaptureFixture) -> None:
+    log, said = logging.getLogger("clients.scheduled_detector"), list[str]()
+    with stream_command._said_by_the_schedule(said.append):
+        log.info("model %r is in use, in place of %r", "night", "day")
+    log.warning("over")
+    assert said == ["schedule: model 'night' is in use, in place of 'day'"]

@@ -168,6 +168,7 @@ def test_a_picture_that_cannot_be_read_fails_alone(tmp_path: Path) -> None:
     assert len(said) == 1
     assert said[0].startswith("folder: ")
     assert kept.results[0].pixels is None
+    assert [status.broken for status in runner.statuses()] == [[said[0].removeprefix("folder: ")]]
 
 
 def test_stopping_drops_what_waits_and_answers_what_is_in_flight(tmp_path: Path) -> None:
