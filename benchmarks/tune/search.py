@@ -19,7 +19,7 @@ LEAST_MEASUREMENTS = 4
 """Three probes, and a confirmation."""
 LEAST_CONFIRMATIONS = 3
 """However little they promise: a prediction that nothing has confirmed is none."""
-WORTH = 0.001
+WORTH = 0.0002
 """The search ends where no trial is expected to bring so much more, as a part of what there is."""
 HOPEFUL = 0.02
 """Nor where none is within the limit with this probability, while none was found that is."""
@@ -114,7 +114,7 @@ class _Search:
                 return "every trial that promised anything was measured"
             confirmed = sum(step.is_confirmation for step in self._steps.values())
             if best > 0 and choice.gain < WORTH * best and confirmed >= LEAST_CONFIRMATIONS:
-                return f"no other trial is expected to bring {WORTH:.1%} more"
+                return f"no other trial is expected to bring {WORTH:.2%} more"
             if self._budget.left <= self._reserve:
                 return "all measurements were spent"
             self._measure(choice.trial, choice)
