@@ -40,6 +40,8 @@ class _Block:
     """``every`` steps with what comes before them."""
 
     total_s: float
+    cpu_s: float
+    """Of all threads of this process."""
     copy_s: float = 0.0
     write_s: float = 0.0
     write_cpu_s: float = 0.0
@@ -67,7 +69,6 @@ def measure_checkpoints(
                 progress(f"turn {turn + 1} of {options.repeats}: {manner.value}")
                 blocks[manner].append(blocks_of.run(manner))
         other_cpu_share = others.share()
-    plain = [block.total_s for block in blocks[Manner.NONE]]
     return CheckpointReport(
         model=options.model,
         batch=options.batch,
@@ -75,7 +76,7 @@ def measure_checkpoints(
         every=options.every,
         repeats=options.repeats,
         checkpoint_bytes=size_bytes,
-        rows=tuple(_row(manner, blocks[manner], plain, options.every) for manner in Manner),
+        rows=tuple(_row(manner, blocks[manner], blocks[Manner.NONE], options.every) for manner in Manner),
         late=sum(block.late for block in blocks[Manner.THREAD]),
         other_cpu_share=other_cpu_share,
         environment=environment(argv),
@@ -95,7 +96,7 @@ class _Blocks:
 
     def run(self, manner: Manner) -> _Block:
         copy_s = write_s = write_cpu_s = 0.0
-        start_s = time.perf_counter()
+        start_s, start_cpu_s = time.perf_counter(), time.process_time()
         if manner is not Manner.NONE:
             state, meta = self._training.state(), self._meta()
             copy_s = time.perf_counter() - start_s
@@ -109,9 +110,9 @@ class _Blocks:
         for _ in range(self._every):
             self._training.step()
             self._step += 1
-        total_s = time.perf_counter() - start_s
+        total_s, total_cpu_s = time.perf_counter() - start_s, time.process_time() - start_cpu_s
         late = manner is Manner.THREAD and self._wait_for(self._folder / f"{meta.name}.pt")
-        return _Block(total_s, copy_s, write_s, write_cpu_s, late)
+        return _Block(total_s, total_cpu_s, copy_s, write_s, write_cpu_s, late)
 
     def _wait_for(self, path: Path) -> bool:
         """Whether the checkpoint had yet to be written: the next block begins with a writer that is idle."""
@@ -135,12 +136,12 @@ class _Blocks:
         )
 
 
-def _row(manner: Manner, blocks: Sequence[_Block], plain_s: Sequence[float], every: int) -> Row:
+def _row(manner: Manner, blocks: Sequence[_Block], plain: Sequence[_Block], every: int) -> Row:
     return Row(
         manner=manner,
         step_ms=Spread.of(1e3 * block.total_s / every for block in blocks),
-        more=Spread.of(block.total_s / none - 1 for block, none in zip(blocks, plain_s, strict=True)),
-        more_s=Spread.of(block.total_s - none for block, none in zip(blocks, plain_s, strict=True)),
+        more=Spread.of(block.total_s / none.total_s - 1 for block, none in zip(blocks, plain, strict=True)),
+        more_cpu=Spread.of(block.cpu_s / none.cpu_s - 1 for block, none in zip(blocks, plain, strict=True)),
         copy_ms=Spread.of(1e3 * block.copy_s for block in blocks),
         write_ms=Spread.of(1e3 * block.write_s for block in blocks),
         write_cpu_ms=Spread.of(1e3 * block.write_cpu_s for block in blocks),

@@ -32,8 +32,8 @@ class Row:
     """Seconds from one checkpoint to the next / steps between them."""
     more: Spread
     """Seconds from one checkpoint to the next / those without saving in the same turn - 1."""
-    more_s: Spread
-    """The same as a difference."""
+    more_cpu: Spread
+    """The same of the CPU time of the whole process, which others on the machine weigh on less."""
     copy_ms: Spread
     """Of the state in memory, for which the training waits."""
     write_ms: Spread
@@ -44,11 +44,18 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """For the table."""
         if self.manner is Manner.NONE:
-            return (self.manner.value, _ms(self.step_ms), "-", "-", "-", "-")
-        more = f"{self.more.median:+.2%} ({self.more.lowest:+.2%} to {self.more.highest:+.2%})"
+            return (self.manner.value, _ms(self.step_ms), "-", "-", "-", "-", "-")
         waited = _ms(self.write_ms) if self.manner is Manner.IN_LINE else "-"
         cpu = _ms(self.write_cpu_ms) if self.manner is Manner.IN_LINE else "-"
-        return (self.manner.value, _ms(self.step_ms), more, _ms(self.copy_ms), waited, cpu)
+        return (
+            self.manner.value,
+            _ms(self.step_ms),
+            _share(self.more),
+            _share(self.more_cpu),
+            _ms(self.copy_ms),
+            waited,
+            cpu,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,11 +101,12 @@ class CheckpointReport:
 
     def to_text(self) -> str:
         """What is printed."""
-        header = ("", "step ms", "more time", "copy ms", "write ms", "write CPU ms")
+        header = ("", "step ms", "more time", "more CPU time", "copy ms", "write ms", "write CPU ms")
         lines = [
             f"{self.model} at {self.imgsz} pixels, batch {self.batch}, forward to moving average on all cores; "
             f"checkpoints of {self.checkpoint_bytes / 1e6:.1f} MB, {self.repeats} turns, each beginning with another "
-            "manner. More time is against the block without saving of the same turn; in brackets lowest and highest.",
+            "manner. More time is against the block without saving of the same turn, CPU time that of all threads; in "
+            "brackets lowest and highest.",
             other_load_text(self.other_cpu_share),
             "",
             table(header, [row.cells() for row in self.rows]),
@@ -111,6 +119,10 @@ class CheckpointReport:
 
     def _of(self, manner: Manner) -> Row:
         return next(row for row in self.rows if row.manner is manner)
+
+
+def _share(spread: Spread) -> str:
+    return f"{spread.median:+.2%} ({spread.lowest:+.2%} to {spread.highest:+.2%})"
 
 
 def _ms(spread: Spread) -> str:
