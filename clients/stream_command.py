@@ -92,9 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Triton's priority for a source: 1 is the highest; here too its frames go first; may be repeated",
     )
     parser.add_argument("--save", type=Path, metavar="DIR", help="write an MP4 with boxes drawn for each source")
-    parser.add_argument(
-        "--json", metavar="FILE", help="write one JSON object per frame and line; - for standard output"
-    )
+    parser.add_argument("--json", metavar="FILE", help="add one JSON object per frame and line; - for standard output")
     parser.add_argument(
         "--metrics-port",
         type=argument_types.port,

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,15 +55,17 @@ def record(result: Result) -> dict[str, Any]:
 
 
 class JsonLines:
-    """One JSON object per result and line, in a file or on standard output."""
+    """One JSON object per result and line, behind what a file holds already, or on standard output."""
 
     def __init__(self, target: str) -> None:
         """``target`` is a path, or "-"; raises ClientError where the file cannot be opened."""
         self._lock = threading.Lock()
-        self._file: TextIO = sys.stdout
+        self._file: BinaryIO | None = None
         if target != "-":
             try:
-                self._file = Path(target).open("w", encoding="utf-8")  # noqa: SIM115 -- close() closes it
+                # A supervisor that starts the stream again loses no line, and of two streams on one file no line is
+                # torn: each is one write.
+                self._file = Path(target).open("ab", buffering=0)  # noqa: SIM115 -- close() closes it
             except OSError as error:
                 raise ClientError(f"cannot write {target}: {error.strerror}; name another file (--json)") from error
 
@@ -71,12 +73,15 @@ class JsonLines:
         """Write a line, at once: the reader may be waiting for it."""
         line = json.dumps(record(result))
         with self._lock:
-            self._file.write(f"{line}\n")
-            self._file.flush()
+            if self._file:
+                self._file.write(f"{line}\n".encode())
+            else:
+                sys.stdout.write(f"{line}\n")
+                sys.stdout.flush()
 
     def close(self) -> None:
         """Close the file."""
-        if self._file is not sys.stdout:
+        if self._file:
             self._file.close()
 
 

@@ -46,6 +46,14 @@ def test_a_line_for_every_frame(tmp_path: Path) -> None:
     assert lines[25]["time_s"] == pytest.approx(1, abs=1e-3)
 
 
+def test_a_stream_that_starts_again_loses_no_line(tmp_path: Path) -> None:
+    video = numbered_video(tmp_path / "v.mp4", 5)
+    for _ in range(2):
+        run([f"door={video}"], [JsonLines(str(tmp_path / "out.jsonl"))])
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["frame"] for line in lines] == [*range(5), *range(5)]
+
+
 def test_a_failed_frame_is_a_line_with_its_error(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")
     run([str(tmp_path / "a.png")], [JsonLines(str(tmp_path / "out.jsonl"))])
