@@ -32,8 +32,10 @@ class Row:
     """Seconds from one checkpoint to the next / steps between them."""
     more: Spread
     """Seconds from one checkpoint to the next / those without saving in the same turn - 1."""
-    more_cpu: Spread
-    """The same of the CPU time of the whole process, which others on the machine weigh on less."""
+    cost_ms: Spread
+    """Of a checkpoint: what the training waits for, and what the steps take longer until it is written."""
+    cost_share: Spread
+    """cost / (seconds from one checkpoint to the next - cost)."""
     copy_ms: Spread
     """Of the state in memory, for which the training waits."""
     write_ms: Spread
@@ -44,14 +46,15 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """For the table."""
         if self.manner is Manner.NONE:
-            return (self.manner.value, _ms(self.step_ms), "-", "-", "-", "-", "-")
+            return (self.manner.value, _ms(self.step_ms), "-", "-", "-", "-", "-", "-")
         waited = _ms(self.write_ms) if self.manner is Manner.IN_LINE else "-"
         cpu = _ms(self.write_cpu_ms) if self.manner is Manner.IN_LINE else "-"
         return (
             self.manner.value,
             _ms(self.step_ms),
             _share(self.more),
-            _share(self.more_cpu),
+            _ms(self.cost_ms),
+            _share(self.cost_share),
             _ms(self.copy_ms),
             waited,
             cpu,
@@ -78,7 +81,7 @@ class CheckpointReport:
     @property
     def all_met(self) -> bool:
         """Whether the thread costs less than the target, and writes faster than the training saves."""
-        return self._of(Manner.THREAD).more.median < TARGET and not self.late
+        return self._of(Manner.THREAD).cost_share.median < TARGET and not self.late
 
     @property
     def verdict(self) -> str:
@@ -88,8 +91,8 @@ class CheckpointReport:
         met = "met" if self.all_met else "MISSED"
         late = f"; {self.late} checkpoint(s) were not written when the next was due" if self.late else ""
         return (
-            f"a checkpoint each {self.every} steps ({seconds:.1f} s) by the thread: {thread.more.median:+.2%} of the "
-            f"time, expected below {TARGET:.0%}: {met}{late}"
+            f"a checkpoint each {self.every} steps ({seconds:.1f} s) by the thread: {thread.cost_share.median:.2%} of "
+            f"the time, expected below {TARGET:.0%}: {met}{late}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -101,12 +104,13 @@ class CheckpointReport:
 
     def to_text(self) -> str:
         """What is printed."""
-        header = ("", "step ms", "more time", "more CPU time", "copy ms", "write ms", "write CPU ms")
+        header = ("", "step ms", "more time", "cost ms", "cost share", "copy ms", "write ms", "write CPU ms")
         lines = [
             f"{self.model} at {self.imgsz} pixels, batch {self.batch}, forward to moving average on all cores; "
             f"checkpoints of {self.checkpoint_bytes / 1e6:.1f} MB, {self.repeats} turns, each beginning with another "
-            "manner. More time is against the block without saving of the same turn, CPU time that of all threads; in "
-            "brackets lowest and highest.",
+            "manner. More time is against the block without saving of the same turn. Cost is the copy, and what the "
+            "steps take longer until the checkpoint is written than the block's others: what else the machine does "
+            "weighs on it less. In brackets lowest and highest.",
             other_load_text(self.other_cpu_share),
             "",
             table(header, [row.cells() for row in self.rows]),
