@@ -59,6 +59,11 @@ def run(arguments: argparse.Namespace) -> int:
     html: Path | None = arguments.html
     if html and not html.parent.is_dir():
         raise SpecError(f"--html {html}: expected the folder {html.parent}, found none; make it, or name another")
+    if set(arguments.parts) == {"switching"} and len(set(arguments.model)) < 2:
+        raise SpecError(
+            f"--parts switching: expected two models to switch between, got {arguments.model[0]} alone; "
+            "give another --model"
+        )
     options = ColdstartOptions(
         models=tuple(arguments.model),
         repository=arguments.repository,

@@ -41,6 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
     html: Path | None = arguments.html
     if html and not html.parent.is_dir():
         raise SpecError(f"--html {html}: expected the folder {html.parent}, found none; make it, or name another")
+    python: Path | None = arguments.roboflow_python
+    if python and not python.is_file():
+        # Told now, not after minutes of exports.
+        raise SpecError(f"--roboflow-python {python}: expected the Python of an environment, found no file")
     options = PeersOptions(
         weights=arguments.weights,
         images=tuple(arguments.images),
@@ -49,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         duration_s=arguments.duration_s,
         settle_s=arguments.settle_s,
         repeats=arguments.repeats,
-        roboflow_python=arguments.roboflow_python,
+        roboflow_python=python,
     )
 
     def measure() -> Report:

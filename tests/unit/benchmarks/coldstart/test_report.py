@@ -168,6 +168,10 @@ def test_a_page_of_many_models_has_as_many_charts_as_it_takes_to_tell_them_apart
         (["--model", "day", "--model", "day"], "--model: expected each model once, got day, day"),
         (["--model", "day", "--requests", "19"], "--requests: expected 20 or more, got 19"),
         (
+            ["--model", "day", "--parts", "switching"],
+            "--parts switching: expected two models to switch between, got day",
+        ),
+        (
             ["--model", "day", "--idle-s", "5", "--keepwarm-s", "5"],
             "--keepwarm-s: expected less than the 5 s of --idle-s",
         ),

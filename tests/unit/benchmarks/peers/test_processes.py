@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.cli import main
 from benchmarks.peers.processes import OthersLoad, PeerError, Worker, memory_bytes
 from benchmarks.peers.roboflow import roboflow_server, write_package
 
@@ -76,6 +77,13 @@ def test_a_python_that_is_not_there_is_a_reason(tmp_path: Path) -> None:
         roboflow_server(tmp_path / "none", tmp_path / "new"),
     ):
         pass
+
+
+def test_a_python_that_is_not_there_is_refused_before_anything_is_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["peers", "--weights", "w.pt", "--roboflow-python", str(tmp_path / "none")]) == 2
+    assert "none: expected the Python of an environment, found no file" in capsys.readouterr().err
 
 
 def test_a_package_holds_the_graph_its_names_and_how_pictures_are_letterboxed(tmp_path: Path) -> None:
