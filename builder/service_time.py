@@ -32,5 +32,9 @@ def service_time_ms(cost: GraphCost, gpu: GpuTarget, batch: int) -> float | None
     if peak_tflops is None or cost.fp32_share > 0.5:
         return None
     compute_ms = batch * cost.gflops / (EFFICIENCY * peak_tflops)
-    traffic_ms = batch * cost.traffic_bytes / (gpu.bandwidth_gb_s * 1e9) * 1e3
-    return max(FIXED_MS + compute_ms, traffic_ms)
+    return max(FIXED_MS + compute_ms, traffic_time_ms(cost, gpu, batch))
+
+
+def traffic_time_ms(cost: GraphCost, gpu: GpuTarget, batch: int) -> float:
+    """Milliseconds that the activations of one batch take at the memory's full bandwidth, caches aside."""
+    return batch * cost.traffic_bytes / (gpu.bandwidth_gb_s * 1e9) * 1e3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from benchmarks.capacity.server_model import Source
 from benchmarks.capacity.simulation import PERCENTILES, Scenario, pinned
 from benchmarks.tables import table
 from builder.memory import KEPT_FREE
+from builder.service_time import service_time_ms, traffic_time_ms
 
 if TYPE_CHECKING:
     from benchmarks.capacity.confirm import Confirmation
@@ -118,6 +120,13 @@ def notes(plan: CapacityPlan) -> list[str]:
             shaped = len(kind.sized.server.service_s) > 1
             how = "batches have the estimate's shape" if shaped else "every image costs 1 / throughput, batched or not"
             lines.append(f"{name}: the throughput is by hand; {how}, since nothing else is known.")
+    by_traffic = [kind.kind.name for kind in plan.kinds if _is_traffic(request, kind)]
+    if by_traffic:
+        lines.append(
+            f"{', '.join(by_traffic)}: at the batch that is served the estimate is the activations' traffic at the "
+            "memory's full bandwidth, caches aside, not the FLOPs: no known case tells how far off that is, and a GPU "
+            "with a large cache may do far more."
+        )
     if any(kind.sized.bounds.memory is None and kind.kind.gpu for kind in plan.kinds):
         lines.append("?: not known without the graph: --model or --weights.")
     if any(kind.kind.gpu and kind.kind.gpu.slice_of for kind in plan.kinds):
@@ -132,6 +141,14 @@ def notes(plan: CapacityPlan) -> list[str]:
         f"on. {Scenario.ROLLOUT}: half of the cameras on each, on every GPU at once, with no batch in common."
     )
     return lines
+
+
+def _is_traffic(request: CapacityRequest, kind: KindPlan) -> bool:
+    """Whether the estimate of the batch that is served is that of the memory's bandwidth."""
+    gpu, graph, batch = kind.kind.gpu, request.graph, kind.sized.bounds.batch
+    if gpu is None or graph is None or kind.sized.server.source is not Source.ESTIMATE:
+        return False
+    return traffic_time_ms(graph.cost, gpu, batch) >= (service_time_ms(graph.cost, gpu, batch) or math.inf)
 
 
 def confirmation_lines(request: CapacityRequest, confirmation: Confirmation) -> list[str]:

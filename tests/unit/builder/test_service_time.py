@@ -9,7 +9,7 @@ from ultralytics.models import YOLO
 
 from builder.gpus import find_gpu
 from builder.graph_cost import GraphCost, graph_cost
-from builder.service_time import service_time_ms
+from builder.service_time import service_time_ms, traffic_time_ms
 from builder.spec import BuildSpec
 from builder.stages import Stages
 
@@ -97,3 +97,10 @@ def test_nothing_is_said_of_a_network_in_fp32():
     assert service_time_ms(cost_of(8.7, fp32_share=1.0), find_gpu("t4"), 1) is None
     # The attached head is in FP32 at every precision.
     assert service_time_ms(cost_of(8.7, fp32_share=0.01), find_gpu("t4"), 1) is not None
+
+
+def test_what_the_memory_takes_is_known_apart():
+    cost, l4 = cost_of(1.0, traffic_bytes=150_000_000), find_gpu("l4")
+    assert traffic_time_ms(cost, l4, 1) == pytest.approx(0.5)
+    assert service_time_ms(cost, l4, 1) > traffic_time_ms(cost, l4, 1)
+    assert service_time_ms(cost, l4, 8) == traffic_time_ms(cost, l4, 8)

@@ -57,6 +57,7 @@ def test_an_estimate_says_that_it_is_one_and_how_far_off_it_was(capsys, tmp_path
     assert "t4 -10% to +9%" in out
     assert "a100-40gb +8% to +22%" in out
     assert "Plan: 2 x t4" in out
+    assert "activations' traffic" not in out
 
 
 def test_weights_are_made_into_the_graph_that_a_build_would_serve(capsys, tmp_path, monkeypatch):
