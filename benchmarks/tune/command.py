@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,10 @@ def run(arguments: argparse.Namespace) -> int:
         if path and not path.parent.is_dir():
             raise SpecError(f"{flag} {path}: expected the folder {path.parent}, found none; make it, or name another")
     options = _options(arguments)
+    configs = arguments.repository / arguments.model / "configs"
+    if options.write_as and not arguments.grid and configs.is_dir() and not os.access(configs, os.W_OK):
+        # Told now, not when all is measured and its figures are lost.
+        raise SpecError(f"{configs}: cannot be written to; make it writable, or give --dry-run")
     if arguments.against and not arguments.grid:
         raise SpecError("--against compares with a grid; name its file with --grid")
     if arguments.grid:
