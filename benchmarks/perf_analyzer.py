@@ -31,9 +31,9 @@ from benchmarks.load.windows import LoadWindow, point_of
 from benchmarks.perf_tools import INSTALL, NAME, Program, find_program
 from builder.errors import ServerError, SpecError
 from builder.server import SHARED_MEMORY
-from clients.address import address_from
 from clients.contract import INPUT, OUTPUT
 from clients.errors import one_line
+from clients.wire.address import address_from
 
 __all__ = ["ClosedLoop", "Load", "OpenLoop", "PerfAnalyzer", "Target", "find_perf_analyzer", "write_input_data"]
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from benchmarks.clients_report import Restarts
 from benchmarks.served import triton_server
 from clients import ClientError, Detector
-from clients.memory_regions import SHARED_MEMORY
+from clients.memory.regions import SHARED_MEMORY
 
 KILL_CALLERS = 4
 KILL_TIMEOUT_S = 5.0

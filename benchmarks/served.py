@@ -21,7 +21,7 @@ from builder.server import TritonServer
 from builder.server_options import ServerOptions
 from clients.batches import Batch
 from clients.contract import INPUT, OUTPUT, Contract
-from clients.transport import connect
+from clients.wire.transport import connect
 
 
 @contextlib.contextmanager

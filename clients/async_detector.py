@@ -14,7 +14,7 @@ from clients.pace import Pace
 from clients.selection import EVERYTHING, Selection
 from clients.sending import Send, session_for
 from clients.session import DEFAULT_CONFIDENCE, DEFAULT_TIMEOUT_S
-from clients.transport import AsyncTransport, connect_async
+from clients.wire.transport import AsyncTransport, connect_async
 
 
 class AsyncDetector:

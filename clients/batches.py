@@ -22,7 +22,7 @@ from clients.images import ImageSource, Pixels, read_pixels
 from clients.letterbox import Letterbox, letterbox
 
 if TYPE_CHECKING:
-    from clients.shared_memory import Slot
+    from clients.memory.ring import Slot
 
 _LARGEST_MMAP_THRESHOLD = 32 << 20
 

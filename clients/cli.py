@@ -58,13 +58,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_detect(commands)
-    for name, summary in (
-        ("stream", "cameras, videos and folders, many at once"),
-        ("models", "what a server has; load, unload and switch versions"),
-        ("gateway", "offer a served detector over GraphQL to programs that have no gRPC"),
-        ("keepwarm", "a light request every so often, so that the next real one finds the server warm"),
+    for name, module, summary in (
+        ("stream", "video.command", "cameras, videos and folders, many at once"),
+        ("models", "models.command", "what a server has; load, unload and switch versions"),
+        ("gateway", "gateway.command", "offer a served detector over GraphQL to programs that have no gRPC"),
+        (
+            "keepwarm",
+            "keepwarm_command",
+            "a light request every so often, so that the next real one finds the server warm",
+        ),
     ):
-        room = importlib.import_module(f"clients.{name}_command")
+        room = importlib.import_module(f"clients.{module}")
         command = commands.add_parser(name, help=summary)
         room.add_arguments(command)
         command.set_defaults(run=room.run)

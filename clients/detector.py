@@ -15,7 +15,7 @@ from clients.pace import Pace
 from clients.selection import EVERYTHING, Selection
 from clients.sending import Send, session_for
 from clients.session import DEFAULT_CONFIDENCE, DEFAULT_TIMEOUT_S
-from clients.transport import Cancellation, connect
+from clients.wire.transport import Cancellation, connect
 
 __all__ = ["DEFAULT_CONFIDENCE", "DEFAULT_TIMEOUT_S", "Detector"]
 

@@ -25,8 +25,8 @@ from clients.errors import ContractError, ImageError, InferenceError, ModelNotFo
 from clients.images import ImageSource, load_decoders
 from clients.options import DEFAULT_OPTIONS, ConnectionOptions
 from clients.session import CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S, Session
-from clients.steps import Steps, Work
-from clients.transport import Dialect
+from clients.wire.steps import Steps, Work
+from clients.wire.transport import Dialect
 
 
 class EncodedSession(Session):

@@ -12,7 +12,7 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from clients.batches import check_several
 from clients.pace import Pace
-from clients.transport import Cancellation, CancelledByCallerError
+from clients.wire.transport import Cancellation, CancelledByCallerError
 
 S = TypeVar("S")
 T = TypeVar("T")

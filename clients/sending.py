@@ -5,10 +5,10 @@ from __future__ import annotations
 import enum
 
 from clients.encoded_session import EncodedSession
-from clients.memory_regions import MemoryKind
+from clients.memory.regions import MemoryKind
+from clients.memory.session import SharedSession
 from clients.options import ConnectionOptions
 from clients.session import Session
-from clients.shared_session import SharedSession
 
 
 class Send(enum.StrEnum):

@@ -28,13 +28,13 @@ from clients.errors import (
     ServerUnavailableError,
     TlsError,
 )
-from clients.failures import no_answer
 from clients.images import ImageSource, load_decoders
 from clients.options import DEFAULT_OPTIONS, ConnectionOptions, check_seconds
 from clients.pace import Pace
 from clients.selection import EVERYTHING, Selection, class_numbers
-from clients.steps import GrpcCall, HttpCall, Pause, Steps, Work
-from clients.transport import Dialect
+from clients.wire.failures import no_answer
+from clients.wire.steps import GrpcCall, HttpCall, Pause, Steps, Work
+from clients.wire.transport import Dialect
 
 T = TypeVar("T")
 

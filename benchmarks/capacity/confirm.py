@@ -22,7 +22,7 @@ from benchmarks.queueing.batcher import simulate
 from clients.batches import Batch
 from clients.contract import Contract, contract_from_config
 from clients.errors import ClientError
-from clients.transport import Transport, connect
+from clients.wire.transport import Transport, connect
 
 if TYPE_CHECKING:
     from clients.options import ConnectionOptions

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from clients.batches import Batch
 from clients.contract import Contract
-from clients.transport import connect
+from clients.wire.transport import connect
 
 REQUEST_TIMEOUT_S = 120.0
 """A runtime that compiles at its first request takes that long."""

@@ -23,7 +23,7 @@ from benchmarks.machine import OtherLoad
 from builder.errors import ServerError
 from builder.server import TritonServer
 from clients.contract import Contract
-from clients.model_control import ModelControl
+from clients.models.control import ModelControl
 
 PROJECT = Path(__file__).parents[2]
 END_S = 20.0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.diagnose.evidence import Missing
 from benchmarks.machine import CLOCK_TICKS_PER_S, PROC
-from clients.address import Address
+from clients.wire.address import Address
 
 CGROUPS = Path("/sys/fs/cgroup")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- looked at, not written to

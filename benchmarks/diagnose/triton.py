@@ -13,7 +13,7 @@ from typing import Any, Self
 from benchmarks.diagnose.evidence import Missing
 from benchmarks.load.counters import Counters, counters_from
 from builder.errors import ServerError
-from clients.address import Address
+from clients.wire.address import Address
 
 TIMEOUT_S = 5.0
 _SAMPLE = re.compile(r"^(?P<name>\w+)\{(?P<labels>[^}]*)\} (?P<value>\S+)$")

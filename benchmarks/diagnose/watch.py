@@ -15,7 +15,7 @@ from benchmarks.diagnose.processes import SHARED_MEMORY, ServerProcesses, find_s
 from benchmarks.diagnose.triton import Statistics, Triton, pending_requests
 from builder.errors import ServerError
 from builder.nvml import NoGpuError
-from clients.address import address_from
+from clients.wire.address import address_from
 
 LOOK_S = 0.25
 SHORTEST_RUN = 0.1

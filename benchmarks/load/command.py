@@ -102,7 +102,7 @@ def _options(arguments: argparse.Namespace) -> SweepOptions:
     from benchmarks.load.sweep import SweepOptions
     from builder.config_pbtxt import CPU_CONFIG_NAME
     from builder.gpus import find_gpu
-    from clients.address import address_from
+    from clients.wire.address import address_from
 
     gpu = find_gpu(arguments.gpu).name if arguments.gpu else None
     by_url: Send = "grpc"

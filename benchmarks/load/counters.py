@@ -12,8 +12,8 @@ from typing import Any, Self, TypeVar
 
 from benchmarks.load.points import ServerTimes
 from builder.errors import ServerError
-from clients.address import Address
 from clients.errors import one_line
+from clients.wire.address import Address
 
 _Key = TypeVar("_Key")
 _TIMEOUT_S = 30.0

@@ -20,8 +20,8 @@ from benchmarks.pictures import letterboxed, picture_paths
 from benchmarks.served import triton_server
 from builder.errors import ServerError, SpecError
 from builder.nvml import NoGpuError, read_devices
-from clients.address import address_from
 from clients.contract import Contract, contract_from_config
+from clients.wire.address import address_from
 
 Send = Literal["grpc", "http", "shared-memory"]
 Progress = Callable[[str], None]

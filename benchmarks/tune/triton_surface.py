@@ -17,7 +17,7 @@ from benchmarks.tune.space import Trial
 from benchmarks.tune.surface import TrialFailedError
 from builder.errors import ServerError
 from clients.errors import one_line
-from clients.model_control import ModelControl
+from clients.models.control import ModelControl
 
 if TYPE_CHECKING:
     from builder.config_pbtxt import ModelConfig

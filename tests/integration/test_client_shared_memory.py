@@ -30,7 +30,7 @@ from clients import (
     ImageError,
     InferenceError,
 )
-from clients.memory_regions import SHARED_MEMORY
+from clients.memory.regions import SHARED_MEMORY
 from clients.selection import Selection
 from tests.conftest import FreePorts, StartServer
 from tests.integration.test_client import SIZE_HW, assert_found, picture, write_detector
@@ -244,7 +244,7 @@ class TestRefusal:
                 assert_found(detector.detect(rectangle(index)[0]), rectangle(index)[1], SIZE_HW)
             assert len(detector.detect_batch([rectangle(index)[0] for index in range(9)])) == 9
         (record,) = caplog.records
-        assert record.name == "clients.sharing"
+        assert record.name == "clients.memory.sharing"
         assert record.levelname == "WARNING"
         assert "images go in the requests" in record.message
         assert hint in record.message
@@ -281,7 +281,7 @@ class TestRefusal:
         )
         assert (result.returncode, result.stdout) == (0, "0\n")
         (line,) = result.stderr.splitlines()
-        assert line.startswith("WARNING:clients.sharing:images go in the requests")
+        assert line.startswith("WARNING:clients.memory.sharing:images go in the requests")
         assert "Unable to open shared memory region" in line
         assert "--ipc=host" in line
 

@@ -26,9 +26,9 @@ import pytest
 from builder.server import ServerOptions, TritonServer
 from clients import ClientError, Detector, ModelNotFoundError, ModelNotReadyError
 from clients.errors import DeadlineExceededError, OptionsError, ServerUnavailableError
-from clients.model_control import ControlModeError, ModelControl
-from clients.schedule import read_schedule
-from clients.scheduled_detector import ScheduledDetector
+from clients.models.control import ControlModeError, ModelControl
+from clients.models.schedule import read_schedule
+from clients.models.scheduled import ScheduledDetector
 from tests.conftest import FreePorts, StartServer
 
 IMAGE = np.zeros((48, 64, 3), np.uint8)
@@ -439,7 +439,7 @@ class TestScheduledDetector:
             finally:
                 file.write_text(BROKEN)
         assert set(answers) == {"day 3", "broken 1"}
-        messages = [record.getMessage() for record in caplog.records if record.name == "clients.scheduled_detector"]
+        messages = [record.getMessage() for record in caplog.records if record.name == "clients.models.scheduled"]
         assert len(messages) == 2
 
     def test_old_model_may_stay_loaded_for_others(self, url: str, control: ModelControl) -> None:

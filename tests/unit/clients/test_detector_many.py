@@ -14,7 +14,7 @@ import pytest
 from clients.errors import ImageError
 from clients.many import AsyncResults, Results
 from clients.pace import Pace
-from clients.transport import Cancellation, CancelledByCallerError
+from clients.wire.transport import Cancellation, CancelledByCallerError
 
 
 def double(source: int, _index: int, _cancellation: Cancellation) -> int:

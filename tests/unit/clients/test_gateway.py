@@ -26,8 +26,8 @@ from clients.errors import ClientError, QueueFullError
 from clients.images import ImageSource, Pixels, read_pixels
 
 pytest.importorskip("graphql", reason="graphql-core is not installed")
-from clients.gateway_schema import MAX_DETECTS, MAX_QUERY_CHARACTERS, SDL, Gateway
-from clients.gateway_server import GatewayServer, Limits
+from clients.gateway.schema import MAX_DETECTS, MAX_QUERY_CHARACTERS, SDL, Gateway
+from clients.gateway.server import GatewayServer, Limits
 
 NAMES = ("person", "car", "dog")
 MAX_BODY = 300_000

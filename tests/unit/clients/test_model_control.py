@@ -15,17 +15,18 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
-from clients import gateway_command, models_command
 from clients.detections import Detections
 from clients.errors import ClientError, InferenceError, ModelNotReadyError
+from clients.gateway import command as gateway_command
 from clients.images import ImageSource
-from clients.model_control import ModelControl
+from clients.models import command as models_command
+from clients.models.arguments import add_schedule, check_model_or_schedule, scheduled_detector
+from clients.models.control import ModelControl
+from clients.models.schedule import read_schedule
+from clients.models.scheduled import ScheduledDetector
 from clients.pace import Pace
-from clients.schedule import read_schedule
-from clients.schedule_arguments import add_schedule, check_model_or_schedule, scheduled_detector
-from clients.scheduled_detector import ScheduledDetector
 from clients.selection import EVERYTHING, Selection
-from clients.transport import Cancellation
+from clients.wire.transport import Cancellation
 
 ROOT = Path(__file__).resolve().parents[3]
 HEAVY = "{'graphql', 'aiohttp', 'grpc', 'tritonclient', 'cv2', 'numpy', 'asyncio'}"
@@ -92,7 +93,8 @@ class TestCommandLine:
     def test_adding_arguments_loads_nothing_heavy(self) -> None:
         code = f"""
 import argparse, sys
-from clients import models_command, gateway_command
+from clients.models import command as models_command
+from clients.gateway import command as gateway_command
 for command in (models_command, gateway_command):
     command.add_arguments(argparse.ArgumentParser())
 print(sorted({HEAVY} & set(sys.modules) - {{'numpy', 'asyncio'}}))
@@ -251,7 +253,7 @@ class TestSwitching:
     @pytest.fixture(autouse=True)
     def _often(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Ticks that a test need not wait for."""
-        monkeypatch.setattr("clients.scheduled_detector.TICK_S", 0.02)
+        monkeypatch.setattr("clients.models.scheduled.TICK_S", 0.02)
 
     def detector(
         self, server: Server, clock: Clock, text: str = "day=day@06:00,night=night@20:00"

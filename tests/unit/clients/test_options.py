@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from clients import AsyncDetector, Compression, ConnectionOptions, Detector, OptionsError
-from clients.model_control import ModelControl
-from clients.transport import connect
+from clients.models.control import ModelControl
+from clients.wire.transport import connect
 
 
 @pytest.mark.parametrize(

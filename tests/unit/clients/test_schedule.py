@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clients.schedule import Schedule, ScheduleError, read_schedule, read_zone
+from clients.models.schedule import Schedule, ScheduleError, read_schedule, read_zone
 
 BERLIN = ZoneInfo("Europe/Berlin")
 UTC_ZONE = ZoneInfo("UTC")

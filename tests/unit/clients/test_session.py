@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from clients.address import Address
 from clients.batches import InputPool
 from clients.contract import Contract
 from clients.detections import Detections
@@ -25,14 +24,15 @@ from clients.errors import (
     ServerUnavailableError,
     TlsError,
 )
-from clients.grpc_dialect import GrpcDialect
 from clients.images import ChannelOrder
 from clients.letterbox import letterbox
 from clients.options import ConnectionOptions
 from clients.pace import Pace
 from clients.retry import RetryPolicy
 from clients.session import Session
-from clients.steps import GrpcCall, Pause, RpcStatusError, Step, Steps, Work
+from clients.wire.address import Address
+from clients.wire.grpc_dialect import GrpcDialect
+from clients.wire.steps import GrpcCall, Pause, RpcStatusError, Step, Steps, Work
 
 PICTURE = np.zeros((48, 64, 3), np.uint8)
 REFUSED = RpcStatusError("UNAVAILABLE", "failed to connect to all addresses; last error: UNKNOWN: Connection refused")

@@ -13,10 +13,10 @@ import pytest
 
 from builder.nvml import NoGpuError, read_devices
 from clients.contract import Contract
-from clients.cuda_shared_memory import cuda_regions
 from clients.errors import DeadlineExceededError, ServerUnavailableError
-from clients.memory_control import refusal
-from clients.memory_regions import (
+from clients.memory.control import refusal
+from clients.memory.cuda import cuda_regions
+from clients.memory.regions import (
     SHARED_MEMORY,
     MemoryKind,
     SharedMemoryUnavailableError,
@@ -25,8 +25,8 @@ from clients.memory_regions import (
     new_name,
     unlink_left_behind,
 )
-from clients.shared_memory import SharedMemoryRing
-from clients.steps import Pause, Steps
+from clients.memory.ring import SharedMemoryRing
+from clients.wire.steps import Pause, Steps
 
 ROOT = Path(__file__).resolve().parents[3]
 T = TypeVar("T")
@@ -253,7 +253,7 @@ class TestLeftBehind:
 
     def test_file_of_a_killed_client_is_unlinked(self) -> None:
         code = (
-            "import os, signal; from clients.memory_regions import SystemRegion; r = SystemRegion(10, 10);"
+            "import os, signal; from clients.memory.regions import SystemRegion; r = SystemRegion(10, 10);"
             "print(r.name, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
         )
         killed = subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT, stdout=subprocess.PIPE, text=True)

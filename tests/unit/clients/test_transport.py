@@ -14,8 +14,6 @@ import pytest
 from tritonclient.grpc import service_pb2
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 
-from clients import grpc_dialect, http_dialect
-from clients.address import Address, address_from
 from clients.batches import Batch, batches
 from clients.contract import Contract
 from clients.errors import (
@@ -26,8 +24,10 @@ from clients.errors import (
     ModelNotReadyError,
     ServerUnavailableError,
 )
-from clients.failures import ModelState, model_not_served
-from clients.transport import connect
+from clients.wire import grpc_dialect, http_dialect
+from clients.wire.address import Address, address_from
+from clients.wire.failures import ModelState, model_not_served
+from clients.wire.transport import connect
 
 HERE = Address("grpc", "127.0.0.1", 8001)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.video_accounts import GROWTH, LOWEST_S, Account, AccountView, Latencies, Rate
+from clients.video.accounts import GROWTH, LOWEST_S, Account, AccountView, Latencies, Rate
 
 
 @given(st.lists(st.floats(LOWEST_S, 100), min_size=1, max_size=200), st.sampled_from([1, 50, 95, 99, 100]))

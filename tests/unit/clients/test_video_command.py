@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from clients import stream_command
 from clients.errors import ClientError, ServerUnavailableError
+from clients.video import command as stream_command
 from tests.videos import numbered_video
 
 ROOT = Path(__file__).parents[3]
@@ -27,7 +27,7 @@ def parsed(*arguments: object) -> argparse.Namespace:
 def test_its_arguments_load_nothing_heavy() -> None:
     code = f"""
 import argparse, sys
-from clients import stream_command
+from clients.video import command as stream_command
 heavy = {HEAVY} & set(sys.modules)
 stream_command.add_arguments(argparse.ArgumentParser())
 print(sorted(({HEAVY} & set(sys.modules)) - heavy))
@@ -77,7 +77,7 @@ def test_a_library_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_schedules_words_are_among_the_runs_lines_while_it_runs(caplog: pytest.LogCaptureFixture) -> None:
-    log, said = logging.getLogger("clients.scheduled_detector"), list[str]()
+    log, said = logging.getLogger("clients.models.scheduled"), list[str]()
     with stream_command._said_by_the_schedule(said.append):
         log.info("model %r is in use, in place of %r", "night", "day")
     log.warning("over")

@@ -9,10 +9,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from clients.errors import ClientError
-from clients.video_metrics import MetricsServer, StreamMetrics
-from clients.video_reader import ReadOptions
-from clients.video_runner import RunOptions, StreamRunner
-from clients.video_sources import sources_from
+from clients.video.metrics import MetricsServer, StreamMetrics
+from clients.video.reader import ReadOptions
+from clients.video.runner import RunOptions, StreamRunner
+from clients.video.sources import sources_from
 from tests.videos import NumberDetector, numbered_video
 
 

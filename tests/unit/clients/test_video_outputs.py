@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from clients.errors import ClientError
-from clients.video_outputs import AnnotatedVideos, JsonLines, record
-from clients.video_reader import ReadOptions
-from clients.video_runner import Output, RunOptions, StreamRunner
-from clients.video_sources import sources_from
+from clients.video.outputs import AnnotatedVideos, JsonLines, record
+from clients.video.reader import ReadOptions
+from clients.video.runner import Output, RunOptions, StreamRunner
+from clients.video.sources import sources_from
 from tests.videos import NumberDetector, number_in, numbered_picture, numbered_video, write_video
 
 

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from clients.video_queue import FrameQueue, Ticket
+from clients.video.queue import FrameQueue, Ticket
 
 SOURCES = 3
 IN_FLIGHT = 2

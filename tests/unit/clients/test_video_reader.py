@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clients.video_frames import Frame
-from clients.video_queue import FrameQueue
-from clients.video_reader import Reader, ReadOptions, SourceState
-from clients.video_sources import sources_from
+from clients.video.frames import Frame
+from clients.video.queue import FrameQueue
+from clients.video.reader import Reader, ReadOptions, SourceState
+from clients.video.sources import sources_from
 from tests.videos import number_in, numbered_picture, numbered_video, write_video
 
 FAST = ReadOptions(drops_nothing=True)
@@ -166,7 +166,7 @@ def test_a_turned_video_comes_upright(tmp_path: Path, degrees: int, expected: tu
 
 @pytest.mark.parametrize("scheme", ["rtsp", "http"])
 def test_a_camera_that_says_nothing_is_given_up_and_tried_again(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clients.video_reader.OPEN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("clients.video.reader.OPEN_TIMEOUT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         (source,) = sources_from([f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/x"])
         said: list[str] = []

@@ -12,9 +12,9 @@ import pytest
 
 from clients.detections import Detections
 from clients.errors import ClientError, InferenceError, ServerUnavailableError
-from clients.video_reader import ReadOptions
-from clients.video_runner import Result, RunOptions, StreamRunner
-from clients.video_sources import sources_from
+from clients.video.reader import ReadOptions
+from clients.video.runner import Result, RunOptions, StreamRunner
+from clients.video.sources import sources_from
 from tests.videos import NumberDetector, numbered_video
 
 FAST = ReadOptions(drops_nothing=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.video_sampling import FIRST_DELAY_S, LONGEST_DELAY_S, Backoff, Lag, Sampler
+from clients.video.sampling import FIRST_DELAY_S, LONGEST_DELAY_S, Backoff, Lag, Sampler
 
 
 @pytest.mark.parametrize(("of", "fps"), [(25, 10), (30, 10), (60, 25), (30000 / 1001, 5), (25, 1), (10, 3)])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clients.video_sources import SourceError, SourceKind, sources_from
+from clients.video.sources import SourceError, SourceKind, sources_from
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from clients.video_reader import ReadOptions
-from clients.video_runner import RunOptions, StreamRunner
-from clients.video_sources import sources_from
-from clients.video_table import LiveTable, PlainLines, display_on, summary
+from clients.video.reader import ReadOptions
+from clients.video.runner import RunOptions, StreamRunner
+from clients.video.sources import sources_from
+from clients.video.table import LiveTable, PlainLines, display_on, summary
 from tests.videos import NumberDetector, numbered_video
 
 
@@ -65,7 +65,7 @@ def test_a_file_gets_plain_lines_now_and_then(runner: StreamRunner, monkeypatch:
         display.say("front.door: back")
         display.show(runner)
         assert stream.getvalue() == "front.door: back\n"
-        monkeypatch.setattr("clients.video_table.PLAIN_EVERY_S", 0.0)
+        monkeypatch.setattr("clients.video.table.PLAIN_EVERY_S", 0.0)
         display.show(runner)
     line = stream.getvalue().splitlines()[1]
     assert line.startswith("state 0 of 2 playing, captured 20, answered 20, dropped 0, failed 0, FPS ")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clients.detections import Detections
-from clients.video_tracking import ByteTracker
+from clients.video.tracking import ByteTracker
 
 pytest.importorskip("trackers", reason="--track needs: pip install trackers (it asks for numpy 2)")
 

@@ -23,7 +23,7 @@ from benchmarks.diagnose.gpu import BusGauge
 from benchmarks.diagnose.processes import ServerProcesses, find_server, machine_ticks
 from benchmarks.diagnose.triton import pending_requests, read_pending
 from builder.nvml import NoGpuError
-from clients.address import address_from
+from clients.wire.address import address_from
 
 MB = 1_000_000
 

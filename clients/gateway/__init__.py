@@ -1,0 +1,1 @@
+"""A detector for programs that have no gRPC: ``python -m clients gateway``."""

@@ -1,0 +1,1 @@
+"""Memory that client and server share."""

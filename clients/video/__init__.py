@@ -1,0 +1,1 @@
+"""Cameras, videos and folders, many at once: ``python -m clients stream``."""

@@ -1,0 +1,1 @@
+"""The connection to a server: what is said, and what carries it."""
