@@ -55,7 +55,7 @@ def check_repository(options: ServerOptions) -> None:
         if options.config_name not in known:
             raise ServerError(
                 f"expected a model with configs/{options.config_name}.pbtxt in {repository}, "
-                f"found {', '.join(known) or 'no configs'}; choose one of these, or leave --config-name out"
+                f"found {', '.join(known) or 'no configs'}; choose one (--config-name), or build the model again"
             )
 
 

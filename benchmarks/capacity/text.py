@@ -54,11 +54,11 @@ def kind_rows(plan: CapacityPlan) -> list[list[str]]:
         ("one image alone, ms", lambda kind: f"{kind.sized.bounds.alone_ms:.1f}"),
         ("at full load, ms", lambda kind: f"{kind.sized.bounds.full_load_ms:.1f}"),
         *((f"images/s by {name}", _by(name)) for name in (COMPUTE, MEMORY, PCIE, LATENCY)),
-        ("what binds", lambda kind: kind.sized.bounds.binds),
+        ("what binds", lambda kind: _binds(plan.request, kind)),
         ("GPUs by the formula", lambda kind: _or_none(kind.sized.gpus)),
     ]
     if any(kind.sized.gpus_range for kind in plan.kinds):
-        rows.append(("  off as the known cases", _range))
+        rows.append(("  off as the known cases", lambda kind: _range(plan.request, kind)))
     rows.append(("GPUs with which the goal holds", lambda kind: _or_none(kind.gpus_that_hold)))
     if any(kind.kind.price_per_hour for kind in plan.kinds):
         rows.append(("price per stream and month", _price))
@@ -75,7 +75,7 @@ def formula_lines(request: CapacityRequest, kind: KindPlan) -> list[str]:
         lines.append(
             f"{kind.kind.name}: {worked_out(request.images_per_s, rate, request.redundancy)} "
             f"{_unit(kind)}, {streams:.1f} streams and "
-            f"{gbit_per_s:.2f} Gbit/s each; {kind.sized.bounds.binds} binds"
+            f"{gbit_per_s:.2f} Gbit/s each; {_binds(request, kind)} binds"
         )
     if kind.why_not:
         lines.append(f"{kind.kind.name}: the goal is not met: {kind.why_not}")
@@ -143,6 +143,12 @@ def notes(plan: CapacityPlan) -> list[str]:
     return lines
 
 
+def _binds(request: CapacityRequest, kind: KindPlan) -> str:
+    """The bound that is the least; of computing, which part of it."""
+    binds = kind.sized.bounds.binds
+    return "memory bandwidth" if binds == COMPUTE and _is_traffic(request, kind) else binds
+
+
 def _is_traffic(request: CapacityRequest, kind: KindPlan) -> bool:
     """Whether the estimate of the batch that is served is that of the memory's bandwidth."""
     gpu, graph, batch = kind.kind.gpu, request.graph, kind.sized.bounds.batch
@@ -207,8 +213,11 @@ def _by(bound: str) -> Callable[[KindPlan], str]:
     return cell
 
 
-def _range(kind: KindPlan) -> str:
-    return "-" if kind.sized.gpus_range is None else "{}-{}".format(*kind.sized.gpus_range)
+def _range(request: CapacityRequest, kind: KindPlan) -> str:
+    if kind.sized.gpus_range is None:
+        return "-"
+    # The known cases are of single images, whose time is launches and FLOPs.
+    return "not known" if _is_traffic(request, kind) else "{}-{}".format(*kind.sized.gpus_range)
 
 
 def _price(kind: KindPlan) -> str:
