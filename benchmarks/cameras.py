@@ -111,11 +111,13 @@ class _Stream:
     """One run of ``python -m clients stream``."""
 
     def __init__(self, subject: Subject, videos: list[Path], seconds: float, folder: Path) -> None:
+        # Another run's lines would stay in front of these.
+        self._lines = Path(tempfile.mkdtemp(dir=folder)) / "lines.jsonl"
         self._command = [
             *(sys.executable, "-m", "clients", "stream", *map(str, videos), "--loop", "--model", subject.name),
-            *("--url", subject.server.grpc_url, "--duration", f"{seconds:g}", "--json", str(folder / "lines.json")),
+            *("--url", subject.server.grpc_url, "--duration", f"{seconds:g}", "--json", str(self._lines)),
         ]
-        self._seconds, self._lines = seconds, folder / "lines.json"
+        self._seconds = seconds
         self._server_pid = subject.server.pid
         self.memory_bytes: list[tuple[float, int, int]] = []
         """Seconds since the start, resident bytes of the stream and of the server."""
