@@ -211,8 +211,6 @@ class TritonServer:
             f"--grpc-port={options.grpc_port}",
             f"--metrics-address={self._address}",
             f"--metrics-port={options.metrics_port}",
-            # Without it Triton counts sums of times alone, and no alert can speak of a p99.
-            "--metrics-config=summary_latencies=true",
             f"--backend-config=python,shm-region-prefix-name={self._region_prefix}",
             # Room for every model's batches from the start: the region begins with 1 MB, less than one image, and grows
             # and moves while model processes read it, which was seen to crash one in some hundred of them under load.

@@ -101,7 +101,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, triton_server: StartServer)
     version.mkdir(parents=True)
     (version / "model.py").write_text(CODE)
     (repository / MODEL / "config.pbtxt").write_text(CONFIG)
-    return triton_server(repository, models=(MODEL,))
+    summaries = ("--metrics-config", "summary_latencies=true")
+    return triton_server(repository, models=(MODEL,), extra_args=summaries)
 
 
 @pytest.fixture(scope="module")
