@@ -66,16 +66,31 @@ class Report(Protocol):
 def reported(arguments: argparse.Namespace, measure: Callable[[], Report]) -> int:
     """Measure, print, and write ``--json`` where it was asked for."""
     path: Path | None = arguments.json
-    if path and not path.parent.is_dir():
-        raise SpecError(f"--json {path}: expected the folder {path.parent}, found none; make it, or name another")
+    check_folder("--json", path)
     report = measure()
     print(report.to_text())
     if path:
-        try:
-            path.write_text(json.dumps(report.to_json(), indent=2) + "\n")
-        except OSError as e:
-            raise SpecError(f"--json {path}: cannot be written: {e.strerror}; the figures are above") from e
+        write_file("--json", path, as_json(report.to_json()))
     return TARGET_MISSED if arguments.check and not report.all_met else 0
+
+
+def check_folder(flag: str, path: Path | None) -> None:
+    """Before anything is measured; raises SpecError where the folder of an asked-for file is not there."""
+    if path and not path.parent.is_dir():
+        raise SpecError(f"{flag} {path}: expected the folder {path.parent}, found none; make it, or name another")
+
+
+def write_file(flag: str, path: Path, text: str) -> None:
+    """Once the figures are printed; raises SpecError where the file cannot be written."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise SpecError(f"{flag} {path}: cannot be written: {e.strerror}; the figures are above") from e
+
+
+def as_json(value: object) -> str:
+    """As every command writes it."""
+    return json.dumps(value, indent=2) + "\n"
 
 
 def progress(line: str) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.reporting import count, positive, progress
+from benchmarks.reporting import as_json, check_folder, count, positive, progress, write_file
 from builder.console import DEFAULT_REPOSITORY
 from builder.errors import SpecError
 from clients.connection_arguments import add_connection
@@ -94,8 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     from benchmarks.capacity.text import to_text
 
     for flag, path in (("--json", arguments.json), ("--html", arguments.html)):
-        if path and not path.parent.is_dir():
-            raise SpecError(f"{flag} {path}: expected the folder {path.parent}, found none; make it, or name another")
+        check_folder(flag, path)
     request = _request(arguments)
     model = _model_to_confirm(arguments, request)
     made = plan(request, progress)
@@ -103,8 +100,10 @@ def run(arguments: argparse.Namespace) -> int:
     command = f"python -m benchmarks {shlex.join(arguments.argv)}"
     print(f"{to_text(made, found)}\n\n{command}")
     told = made.to_json() | {"confirmation": found and found.to_json(), "command": command}
-    _write("--json", arguments.json, lambda: json.dumps(told, indent=2) + "\n")
-    _write("--html", arguments.html, lambda: page(made, command, found))
+    if arguments.json:
+        write_file("--json", arguments.json, as_json(told))
+    if arguments.html:
+        write_file("--html", arguments.html, page(made, command, found))
     return 0 if made.meets and (found is None or found.holds) else 1
 
 
@@ -175,15 +174,6 @@ def _graph(arguments: argparse.Namespace) -> Graph | None:
             raise SpecError(f"--repository {arguments.repository}: expected --model NAME with it, got none")
         return None
     return published_graph(arguments.repository or DEFAULT_REPOSITORY, arguments.model)
-
-
-def _write(flag: str, path: Path | None, text: Callable[[], str]) -> None:
-    if path is None:
-        return
-    try:
-        path.write_text(text(), encoding="utf-8")
-    except OSError as e:
-        raise SpecError(f"{flag} {path}: cannot be written: {e.strerror}; the figures are above") from e
 
 
 def _from_1(text: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.reporting import Report, add_reporting, positive, progress, reported
+from benchmarks.reporting import Report, add_reporting, check_folder, positive, progress, reported
 from builder.console import DEFAULT_REPOSITORY
 from builder.errors import SpecError
 
@@ -57,8 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     from benchmarks.coldstart.page import page
 
     html: Path | None = arguments.html
-    if html and not html.parent.is_dir():
-        raise SpecError(f"--html {html}: expected the folder {html.parent}, found none; make it, or name another")
+    check_folder("--html", html)
     if set(arguments.parts) == {"switching"} and len(set(arguments.model)) < 2:
         raise SpecError(
             f"--parts switching: expected two models to switch between, got {arguments.model[0]} alone; "

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.load.points import PERCENTILES, ClosedLoop, Load, LoadReport, OpenLoop, read_load_report
-from benchmarks.reporting import positive, progress
+from benchmarks.reporting import as_json, check_folder, positive, progress
 from builder.console import DEFAULT_REPOSITORY
 from builder.errors import SpecError
 
@@ -75,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(to_text(report, batching=batching, commands=sweep.commands, hand_over=hand_over))
     if arguments.sla_ms is not None:
         print(goal_line(report, arguments.sla_ms, arguments.percentile))
-    _write(arguments, "json", lambda path: path.write_text(json.dumps(report.to_json(), indent=2) + "\n"))
+    _write(arguments, "json", lambda path: path.write_text(as_json(report.to_json())))
     _write(arguments, "csv", lambda path: path.write_text(to_csv(report)))
     comparison = compare(baseline, report) if baseline else None
     if comparison:
@@ -160,9 +159,7 @@ def _baseline(arguments: argparse.Namespace, model: str) -> LoadReport | None:
 
 def _check_folders(arguments: argparse.Namespace) -> None:
     for name in ("json", "csv", "html"):
-        path: Path | None = getattr(arguments, name)
-        if path and not path.parent.is_dir():
-            raise SpecError(f"--{name} {path}: expected the folder {path.parent}, found none; make it, or name another")
+        check_folder(f"--{name}", getattr(arguments, name))
 
 
 def _write(arguments: argparse.Namespace, name: str, write: Callable[[Path], object]) -> None:

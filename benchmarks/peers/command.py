@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.reporting import Report, positive, progress, reported
+from benchmarks.reporting import Report, check_folder, positive, progress, reported
 from builder.errors import SpecError
 
 HELP = "image to boxes, throughput, bytes and memory beside Ultralytics and Roboflow's server"
@@ -39,8 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     from benchmarks.peers.page import page
 
     html: Path | None = arguments.html
-    if html and not html.parent.is_dir():
-        raise SpecError(f"--html {html}: expected the folder {html.parent}, found none; make it, or name another")
+    check_folder("--html", html)
     python: Path | None = arguments.roboflow_python
     if python and not python.is_file():
         # Told now, not after minutes of exports.

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.reporting import positive, progress
+from benchmarks.reporting import as_json, check_folder, positive, progress, write_file
 from builder.console import DEFAULT_REPOSITORY
 from builder.errors import SpecError
 
@@ -75,8 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     from benchmarks.tune.run import tune
 
     for flag, path in (("--json", arguments.json), ("--html", arguments.html), ("--grid", arguments.grid)):
-        if path and not path.parent.is_dir():
-            raise SpecError(f"{flag} {path}: expected the folder {path.parent}, found none; make it, or name another")
+        check_folder(flag, path)
     options = _options(arguments)
     configs = arguments.repository / arguments.model / "configs"
     if options.write_as and not arguments.grid and configs.is_dir() and not os.access(configs, os.W_OK):
@@ -92,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.html:
         from benchmarks.tune.page import page
 
-        _write_file("--html", arguments.html, page(report))
+        write_file("--html", arguments.html, page(report))
     return 0 if report.all_met else MISSED
 
 
@@ -133,17 +132,8 @@ def _options(arguments: argparse.Namespace) -> TuneOptions:
 
 
 def _write(arguments: argparse.Namespace, value: object) -> None:
-    import json
-
     if arguments.json:
-        _write_file("--json", arguments.json, json.dumps(value, indent=2) + "\n")
-
-
-def _write_file(flag: str, path: Path, text: str) -> None:
-    try:
-        path.write_text(text)
-    except OSError as e:
-        raise SpecError(f"{flag} {path}: cannot be written: {e.strerror}; the figures are above") from e
+        write_file("--json", arguments.json, as_json(value))
 
 
 def _measurements(text: str) -> int:
