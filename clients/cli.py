@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clients import argument_types
-from clients.connection_arguments import add_connection, connection_options
+from clients.connection_arguments import DEFAULT_URL, add_connection, connection_options
 from clients.errors import ClientError, ImageError
 
 if TYPE_CHECKING:
     from clients.detections import Detections
     from clients.images import Pixels
 
-DEFAULT_URL = "grpc://127.0.0.1:8001"
 INTERRUPTED = 128 + 2
 """The exit code of a shell's command that Ctrl-C ended."""
 

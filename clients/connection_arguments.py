@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from clients.options import ConnectionOptions
 
 
+DEFAULT_URL = "grpc://127.0.0.1:8001"
+"""Where a server is that runs on this machine and was not told otherwise."""
+
+
 def add_connection(parser: argparse.ArgumentParser, *, again: bool = False) -> None:
     """Add ``--ca``, ``--cert``, ``--key`` and ``--header``.
 

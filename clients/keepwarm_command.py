@@ -15,13 +15,12 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from clients import argument_types
-from clients.connection_arguments import add_connection, connection_options
+from clients.connection_arguments import DEFAULT_URL, add_connection, connection_options
 from clients.errors import AddressError, ClientError, OptionsError
 
 if TYPE_CHECKING:
     from clients.options import ConnectionOptions
 
-DEFAULT_URL = "grpc://127.0.0.1:8001"
 DEFAULT_EVERY = "24h"
 DEFAULT_REQUESTS = 3
 GREY = 114

@@ -10,13 +10,12 @@ import sys
 from typing import TYPE_CHECKING
 
 from clients import argument_types
-from clients.connection_arguments import add_connection, connection_options
+from clients.connection_arguments import DEFAULT_URL, add_connection, connection_options
 from clients.errors import ClientError
 
 if TYPE_CHECKING:
     from clients.detector import Detector
 
-DEFAULT_URL = "grpc://127.0.0.1:8001"
 DEFAULT_PORT = 8080
 REQUESTS_PER_WORKER = 4
 """Under way at a time: most of them are being read."""

@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING
 
 from clients import argument_types
-from clients.connection_arguments import add_connection, connection_options
+from clients.connection_arguments import DEFAULT_URL, add_connection, connection_options
 from clients.errors import one_line
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from clients.models.control import ModelControl
     from clients.wire.failures import ModelState
 
-DEFAULT_URL = "grpc://127.0.0.1:8001"
 DEFAULT_TIMEOUT_S = 900.0
 
 

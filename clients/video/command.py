@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clients import argument_types
-from clients.connection_arguments import add_connection, connection_options
+from clients.connection_arguments import DEFAULT_URL, add_connection, connection_options
 from clients.errors import ClientError
 from clients.models.arguments import add_schedule, check_model_or_schedule, scheduled_detector
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from clients.video.sources import Source
     from clients.video.table import Display
 
-DEFAULT_URL = "grpc://127.0.0.1:8001"
 DEFAULT_TIMEOUT_S = 5.0
 REFRESH_S = 0.25
 LARGE_BLOCK_BYTES = 256 << 10
