@@ -48,20 +48,23 @@ class Interruption:
         """From now on there is something to save."""
         self._training = True
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self._training:
-            raise Interrupted(number)
-        now_s = time.monotonic()
+    def ask(self, number: int) -> None:
+        """Have the training saved and left as by this signal; for a program that has the signals itself."""
         if self.number:
-            if now_s - self._came_s >= _SAME_S:
-                _end(number, "a second signal: ended at once; the newest checkpoint stays")
             return
-        self.number, self._came_s = number, now_s
+        self.number, self._came_s = number, time.monotonic()
         self._timer = threading.Timer(
             self._grace_s, _end, (number, f"the {self._grace_s:g} s of --grace-s are over; the newest checkpoint stays")
         )
         self._timer.daemon = True
         self._timer.start()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self._training:
+            raise Interrupted(number)
+        if self.number and time.monotonic() - self._came_s >= _SAME_S:
+            _end(number, "a second signal: ended at once; the newest checkpoint stays")
+        self.ask(number)
 
 
 def _end(number: int, message: str) -> None:

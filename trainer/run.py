@@ -47,8 +47,16 @@ class Finished:
         return self.run / "weights" / "best.pt"
 
 
-def train(settings: TrainSettings, *, say: Callable[[str], None], observers: Sequence[Observer] = ()) -> Finished:
+def train(
+    settings: TrainSettings,
+    *,
+    say: Callable[[str], None],
+    observers: Sequence[Observer] = (),
+    interruption: Interruption | None = None,
+) -> Finished:
     """Train, or go on where the newest checkpoint that verifies is.
+
+    A program whose signals are its own asks ``interruption`` to have the training saved and left.
 
     Raises:
         BuilderError: the request, the data, the weights or a checkpoint is wrong, or the training cannot go on.
@@ -56,8 +64,8 @@ def train(settings: TrainSettings, *, say: Callable[[str], None], observers: Seq
     """
     # torch's C++ warns of what is meant so, such as a head without gradients; it reads this when it is imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    with Interruption(settings.grace_s) as interruption:
-        return _train(settings, interruption, say, observers)
+    with interruption or Interruption(settings.grace_s) as listening:
+        return _train(settings, listening, say, observers)
 
 
 def _train(
