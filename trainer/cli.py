@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -33,10 +34,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that takes ``@FILE`` for the arguments that a file holds."""
+
+    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
+        """The arguments of a line; ``#`` begins a comment."""
+        try:
+            return shlex.split(arg_line, comments=True)
+        except ValueError as e:
+            self.error(f"an @FILE has the line {arg_line!r}: {e}")
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = argparse.ArgumentParser(
-        prog="python -m trainer", description="Trains detectors, and goes on where it was interrupted."
+    top = _Parser(
+        prog="python -m trainer",
+        description="Trains detectors, and goes on where it was interrupted. @FILE stands for the arguments in a file.",
+        fromfile_prefix_chars="@",
     )
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for room in ROOMS:

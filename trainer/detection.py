@@ -20,12 +20,14 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from builder.errors import DataError, SpecError
 from trainer.data import TrainData
+from trainer.distillation import LOSS, TAUGHT, distil
 from trainer.distribution import Group
 from trainer.loss_scaling import scale_criterion
 from trainer.order import Order
 from trainer.seeded_dataset import SETUP_STREAM, CountedDataset, ListedDataset, seed_all
 from trainer.settings import TrainSettings
 from trainer.sync_batch_norm import synchronized
+from trainer.teacher import Teacher
 
 _ADAM = frozenset({"Adam", "AdamW", "Adamax", "NAdam", "RAdam"})
 
@@ -55,6 +57,7 @@ class DetectionSetup(DetectionTrainer):
         super().__init__(overrides=_overrides(settings, group, nms_free))
         self.callbacks: dict[str, list[Any]] = {}
         self.model = module
+        self.teacher: Teacher | None = None
 
     def run_callbacks(self, event: str) -> None:
         """Call nothing: Ultralytics' integrations report to services."""
@@ -77,7 +80,24 @@ class DetectionSetup(DetectionTrainer):
         model.criterion = model.init_criterion()
         if self.world_size > 1:
             scale_criterion(model.criterion, self.group)
+        if self.settings.teacher:
+            self.teacher = Teacher(self.settings, model, self.source.names, self.device)
+            distil(model.criterion, self.settings, self.group)
+        if self.world_size > 1:
             self.model = synchronized(model, self.group.statistics, self.device)
+
+    def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch on the device, its pixels between 0 and 1, with what the teacher says of it."""
+        ready: dict[str, Any] = super().preprocess_batch(batch)
+        return {**ready, TAUGHT: self.teacher.predictions(ready["img"])} if self.teacher else ready
+
+    def label_loss_items(self, loss_items: Any = None, prefix: str = "train") -> Any:
+        """The losses by column; a validation has no teacher."""
+        items = super().label_loss_items(loss_items, prefix)  # type: ignore[no-untyped-call]
+        absent = f"val/{LOSS}"
+        if isinstance(items, list):
+            return [name for name in items if name != absent]
+        return {name: value for name, value in items.items() if name != absent}
 
     def _setup_precision(self) -> None:
         precision = self.settings.precision
@@ -186,7 +206,8 @@ def _overrides(settings: TrainSettings, group: Group, nms_free: bool) -> dict[st
         "deterministic": True,
         # Its check would download a model; ``_setup_precision`` sets it.
         "amp": False,
-        "channels_last": settings.channels_last,
+        # Ultralytics knows it for CUDA alone, and warns; ``_setup_train`` sets it for any device.
+        "channels_last": settings.channels_last and group.device.type == "cuda",
         # They would download a font.
         "plots": False,
         "verbose": False,

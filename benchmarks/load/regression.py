@@ -27,7 +27,10 @@ from builder.errors import SpecError
 ERROR = 0.05
 """Chance that two runs of one thing differ by more in any figure at any load."""
 BETWEEN_RUNS: Mapping[str, float] = {"images/s": 0.01, "p50 ms": 0.01, "p99 ms": 0.02}
-"""The figures that are compared, and their relative standard deviation from run to run."""
+"""The figures that are compared, and their relative standard deviation from run to run, beyond that of their windows.
+
+Five runs of reports/load_shapes_2cpu_2026-11-22.md: none in the four on a quiet machine, where each window has a server
+of its own start; 1.2 %, 0.5 % and 4 % with the fifth, which others disturbed. The quiet would need no allowance."""
 ALIKE = ("CPU", "cores", "GPU", "images")
 """Rows of the environment that have to agree: the machine, what is sent and how."""
 _PASSING = ("command", "other load")
