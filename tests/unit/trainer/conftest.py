@@ -52,3 +52,16 @@ def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(TrainingLoop, "_record", recorded)
+
+
+def interrupt_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process get a SIGTERM while the training validates."""
+    from trainer.loop import TrainingLoop
+
+    leave = TrainingLoop._leave_validation
+
+    def told(training: TrainingLoop, validator: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        leave(training, validator)
+
+    monkeypatch.setattr(TrainingLoop, "_leave_validation", told)

@@ -6,9 +6,11 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.trainings import differing, state_of
-from tests.unit.trainer.conftest import Train, interrupt_at
+from tests.unit.trainer.conftest import Train, interrupt_at, interrupt_validation
+from trainer.checkpoints.file import read_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,41 @@ def test_interrupted_run_goes_on_to_the_same_bits(
     assert differing(state_of(whole_run), state_of(run)) == []
     for name in ("results.csv", "steps.csv", "weights/best.pt", "weights/last.pt"):
         assert (run / name).read_bytes() == (whole_run / name).read_bytes(), name
+
+
+def test_signal_in_a_validation_is_heeded_there_and_the_validation_done_again(
+    train: Train, whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_validation(patch)
+        assert train(run) == 128 + signal.SIGTERM
+    assert max((run / "checkpoints").glob("*.pt")).stem == "e0000-s00000006"
+    assert not (run / "results.csv").exists()
+
+    assert train(run, "--resume") == 0
+    assert differing(state_of(whole_run), state_of(run)) == []
+
+
+def test_frozen_stage_learns_nothing_and_the_next_one_does(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, stages = tmp_path / "run", ("--freeze", "backbone:0-5", "--freeze", "none@2", "--keep-last", "9")
+    with monkeypatch.context() as patch:
+        interrupt_at(2, patch)
+        assert train(run, *stages) == 128 + signal.SIGTERM
+    assert train(run, "--resume") == 0
+
+    said = capsys.readouterr().out
+    assert "epoch 1: frozen: backbone:0-5" in said
+    assert "epoch 2: nothing is frozen" in said
+    first, one_epoch, end = (
+        read_checkpoint(run / "checkpoints" / f"{name}.pt")[0]["model"]
+        for name in ("e0000-s00000002", "e0001-s00000006", "e0003-s00000018")
+    )
+    still = [key for key in first if int(key.split(".")[1]) <= 5]
+    assert any("running_mean" in key for key in still)
+    assert all(torch.equal(first[key], one_epoch[key]) for key in still)
+    assert not torch.equal(first["model.6.cv1.conv.weight"], one_epoch["model.6.cv1.conv.weight"])
+    assert not torch.equal(one_epoch["model.0.conv.weight"], end["model.0.conv.weight"])
+    assert not torch.equal(one_epoch["model.0.bn.running_mean"], end["model.0.bn.running_mean"])
