@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 from ultralytics.utils.torch_utils import unset_deterministic, unwrap_model
 
 from builder.console import show_progress
@@ -26,6 +25,7 @@ from trainer.detection import DetectionSetup
 from trainer.errors import TrainingError
 from trainer.freezing import Stage, apply_stage, stage_at, still_statistics
 from trainer.interruption import Interruption
+from trainer.loading import loading
 from trainer.order import Position, RemainingBatches
 from trainer.progress import Progress
 from trainer.seeded_dataset import STEP_STREAM, seed_all
@@ -68,6 +68,8 @@ class TrainingLoop(DetectionSetup):
     def prepare(self) -> None:
         """Set all up for the first step."""
         self._setup_train()
+        if self.teacher:
+            self._say(self.teacher.report)
         self.callbacks = {"on_val_batch_end": [self._leave_validation]}
         self.validator.callbacks = self.callbacks
 
@@ -278,19 +280,7 @@ class TrainingLoop(DetectionSetup):
         remaining = RemainingBatches(
             order=self.order, start=self.position, epochs=self.epochs, rank=process.rank, world=process.world
         )
-        self._batches = iter(
-            DataLoader(
-                self.train_loader.dataset,
-                batch_sampler=remaining,
-                num_workers=workers,
-                collate_fn=self.train_loader.dataset.collate_fn,
-                pin_memory=self.device.type == "cuda",
-                prefetch_factor=4 if workers else None,
-                worker_init_fn=_undisturbed,
-                # A generator of its own: the loader draws a number for its workers that nothing here uses.
-                generator=torch.Generator(),
-            )
-        )
+        self._batches = loading(self.train_loader.dataset, remaining, workers, pinned=self.device.type == "cuda")
 
     def _choose_workers(self) -> None:
         if self._workers is not None:
@@ -307,9 +297,3 @@ class TrainingLoop(DetectionSetup):
     def _steps_done(self) -> int:
         """Global batches since the run began."""
         return self.position.epoch * self.order.steps_per_epoch + self.position.step
-
-
-def _undisturbed(worker: int) -> None:
-    """A loading process ends with its training, not by the signals that ask the training to save."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)

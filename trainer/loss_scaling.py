@@ -24,15 +24,16 @@ Items = dict[str, torch.Tensor]
 
 def scale_criterion(criterion: Any, group: Group) -> None:
     """Have a criterion of Ultralytics' compute the loss of the global batch."""
-    for part in _parts(criterion):
+    for part in heads_of(criterion).values():
         recorded = _Recorded()
         part.assigner.register_forward_hook(recorded)
         part.loss = _scaled(part.loss, recorded, group)
 
 
-def _parts(criterion: Any) -> list[Any]:
-    heads = [getattr(criterion, name) for name in ("one2many", "one2one") if hasattr(criterion, name)]
-    return heads or [criterion]
+def heads_of(criterion: Any) -> dict[str, Any]:
+    """The criteria of a network's heads; ``one2many`` alone but for an end-to-end one."""
+    heads = {name: getattr(criterion, name) for name in ("one2many", "one2one") if hasattr(criterion, name)}
+    return heads or {"one2many": criterion}
 
 
 class _Recorded:

@@ -23,6 +23,7 @@ from trainer.errors import CheckpointError, TrainingError
 from trainer.interruption import Interruption
 from trainer.run_record import versions, write_run_record
 from trainer.settings import TrainSettings, settings_from_json
+from trainer.teacher import with_known_teacher
 
 if TYPE_CHECKING:
     from trainer.loop import Observer, TrainingLoop
@@ -71,6 +72,7 @@ def train(
 def _train(
     settings: TrainSettings, interruption: Interruption, say: Callable[[str], None], observers: Sequence[Observer]
 ) -> Finished:
+    settings = with_known_teacher(settings)
     devices = parse_devices(settings.devices)
     check_devices(devices)
     process = this_process()

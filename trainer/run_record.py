@@ -40,7 +40,8 @@ def versions() -> dict[str, str]:
 def identifying(settings: TrainSettings) -> dict[str, Any]:
     """The arguments that make the run what it is; of paths the last part."""
     values = {name: value for name, value in settings.to_json().items() if name not in MANNER}
-    return values | {name: Path(values[name]).name for name in ("weights", "model") if values[name]}
+    values["teacher"] = str(settings.teacher) if settings.teacher else None
+    return values | {name: Path(values[name]).name for name in ("weights", "model", "teacher") if values[name]}
 
 
 def write_run_record(

@@ -15,11 +15,12 @@ MANNER = frozenset(
     {
         "data", "run", "resume", "devices", "workers_per_device", "threads", "cache", "save_steps", "save_minutes",
         "grace_s", "keep_last", "keep_every", "max_restarts", "patience", "validate_every", "stores", "store_key_file",
+        "teacher",
     }
 )  # fmt: skip
 """What may change from one part of a run to the next; everything else is the run itself.
 
-The data set may lie elsewhere: its hash is compared."""
+The data set and the teacher may lie elsewhere: their hashes are compared."""
 TUNABLE = frozenset(
     {
         "momentum", "weight_decay", "warmup_epochs", "warmup_momentum", "warmup_bias_lr", "box", "cls", "dfl", "cls_pw",
@@ -31,9 +32,11 @@ TUNABLE = frozenset(
 OPTIMIZERS = ("auto", "SGD", "MuSGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop")
 PRECISIONS = ("fp32", "fp16", "bf16")
 LR_SCALES = ("none", "linear", "sqrt")
-_PATHS = ("data", "run", "weights", "store_key_file")
+DISTIL_WEIGHTS: Mapping[str, float] = {"logits": 1.0, "boxes": 1.0, "features": 0.0}
+"""What of a teacher is learnt, where ``--distil-weight`` does not say otherwise; 1: it counts as much as the labels."""
+_PATHS = ("data", "run", "weights", "store_key_file", "teacher")
 _LISTS = ("freeze", "stores")
-_FLAGS = {"hyperparameters": "--set", "stores": "--store"}
+_FLAGS = {"hyperparameters": "--set", "stores": "--store", "distil_weights": "--distil-weight"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +101,14 @@ class TrainSettings:
     resume: bool = False
     hyperparameters: Mapping[str, float] = field(default_factory=dict)
     """Ultralytics' own, by name (TUNABLE)."""
+    teacher: Path | None = None
+    """A .pt whose predictions are learnt beside the labels."""
+    teacher_sha256: str | None = None
+    """Of its file; found when the run begins."""
+    distil_weights: Mapping[str, float] = field(default_factory=dict)
+    """Otherwise than in DISTIL_WEIGHTS."""
+    distil_temperature: float = 1.0
+    """Above 1 softens what the teacher says."""
 
     def __post_init__(self) -> None:
         """Refuse what no training can be.
@@ -111,7 +122,7 @@ class TrainSettings:
             _at_least(name, getattr(self, name), 0)
         for name in ("threads", "save_steps", "keep_every"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("lr0", "lrf", "grace_s", "save_minutes"):
+        for name in ("lr0", "lrf", "grace_s", "save_minutes", "distil_temperature"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise SpecError(f"{flag(name)}: expected a finite number above 0, got {value:g}.")
@@ -127,11 +138,13 @@ class TrainSettings:
             raise SpecError("--lr0 goes with --optimizer: 'auto' chooses both; add, for example, --optimizer AdamW.")
         if unknown := sorted(set(self.hyperparameters) - TUNABLE):
             raise SpecError(f"--set {unknown[0]}=…: no such hyperparameter; there are: {', '.join(sorted(TUNABLE))}.")
+        _check_distillation(self)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; paths as text."""
         values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
-        values |= {name: list(values[name]) for name in _LISTS} | {"hyperparameters": dict(self.hyperparameters)}
+        values |= {name: list(values[name]) for name in _LISTS}
+        values |= {name: dict(values[name]) for name in ("hyperparameters", "distil_weights")}
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
@@ -154,7 +167,7 @@ def merged(stored: TrainSettings, given: Mapping[str, Any]) -> tuple[TrainSettin
         before = getattr(stored, name)
         if before == value or name in ("run", "resume"):
             continue
-        if name not in MANNER:
+        if name not in MANNER or (name == "teacher" and before is None):
             raise SpecError(
                 f"{flag(name)} {_shown(value)}: the run was begun with {_shown(before)}. Leave it out to go on, or "
                 f"begin another run, for example from --weights {stored.run}/weights/last.pt."
@@ -166,6 +179,23 @@ def merged(stored: TrainSettings, given: Mapping[str, Any]) -> tuple[TrainSettin
 def flag(name: str) -> str:
     """A setting as the command line calls it."""
     return _FLAGS.get(name, f"--{name.replace('_', '-')}")
+
+
+def _check_distillation(settings: TrainSettings) -> None:
+    given = settings.distil_weights
+    if settings.teacher is None:
+        if given or settings.distil_temperature != 1.0:
+            name = "distil_weights" if given else "distil_temperature"
+            raise SpecError(f"{flag(name)} goes with --teacher: add the weights to learn from, or leave it out.")
+        return
+    for name, value in given.items():
+        if name not in DISTIL_WEIGHTS or not (math.isfinite(value) and value >= 0):
+            raise SpecError(
+                f"--distil-weight {name}={value:g}: expected a finite number from 0 for one of "
+                f"{', '.join(DISTIL_WEIGHTS)}."
+            )
+    if not any({**DISTIL_WEIGHTS, **given}.values()):
+        raise SpecError("--distil-weight: every weight is 0, the teacher would teach nothing; leave --teacher out.")
 
 
 def _shown(value: object) -> str:

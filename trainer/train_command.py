@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.errors import SpecError
-from trainer.settings import LR_SCALES, OPTIMIZERS, PRECISIONS, TUNABLE, TrainSettings, merged
+from trainer.settings import DISTIL_WEIGHTS, LR_SCALES, OPTIMIZERS, PRECISIONS, TUNABLE, TrainSettings, merged
 
 HELP = "train a detector; interrupted, it goes on with --resume"
 _WHOLE = frozenset({"nbs", "close_mosaic"})
@@ -46,6 +46,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     how.add_argument("--set", action="append", metavar="NAME=VALUE", dest="hyperparameters",
                      help="a hyperparameter of Ultralytics', such as mosaic=0.5")  # fmt: skip
     how.add_argument("--half", action="store_true", default=None, help="write weights/*.pt in FP16")
+    _add_teacher(command.add_argument_group("a small network that learns from a large one"))
     where = command.add_argument_group("where")
     where.add_argument("--devices", metavar="LIST", help="cpu, cpu,cpu or GPUs as 0,1: a process each (default: cpu)")
     where.add_argument("--workers-per-device", type=int, metavar="N", help="that load data (default: measured)")
@@ -62,6 +63,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
                       help="copy them there too: s3://bucket/dir, gs://, oss://, file://; may be repeated")  # fmt: skip
     keep.add_argument("--store-key-file", type=Path, metavar="FILE",
                       help="encrypt the copies: 64 hexadecimal digits (default: TRAINER_STORE_KEY)")  # fmt: skip
+
+
+def _add_teacher(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--teacher", type=Path, metavar="FILE.pt", help="learn its predictions beside the labels")
+    group.add_argument("--distil-weight", action="append", metavar="NAME=X", dest="distil_weights",
+                       help="logits, boxes (default: 1, as much as the labels) or features (default: 0)")  # fmt: skip
+    group.add_argument("--distil-temperature", type=float, metavar="T", help="above 1: softer (default: 1)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -115,6 +123,8 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     given |= {name: tuple(given[name]) for name in ("freeze", "stores") if name in given}
     if "hyperparameters" in given:
         given["hyperparameters"] = _hyperparameters(given["hyperparameters"])
+    if "distil_weights" in given:
+        given["distil_weights"] = dict(_distil_weight(text) for text in given["distil_weights"])
     return given
 
 
@@ -129,6 +139,14 @@ def _hyperparameters(texts: list[str]) -> Mapping[str, float]:
         except ValueError as e:
             raise SpecError(f"--set {text}: expected a number, got {value!r}.") from e
     return values
+
+
+def _distil_weight(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError as e:
+        raise SpecError(f"--distil-weight {text}: expected NAME=X with a NAME of {', '.join(DISTIL_WEIGHTS)}.") from e
 
 
 def _say(line: str) -> None:
