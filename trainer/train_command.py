@@ -98,7 +98,7 @@ def settings_of(arguments: argparse.Namespace) -> tuple[TrainSettings, tuple[str
     Raises:
         SpecError: the request is wrong, or would overwrite a run or make it another.
     """
-    given = _given(arguments)
+    given = given_settings(arguments)
     resume = arguments.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     folder: Path = arguments.run
     if resume:
@@ -116,7 +116,8 @@ def settings_of(arguments: argparse.Namespace) -> tuple[TrainSettings, tuple[str
     return TrainSettings(**given, resume=resume), ()
 
 
-def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command line gives of a training's settings, by name."""
     names = TrainSettings.__dataclass_fields__
     given = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
     given.pop("resume", None)
