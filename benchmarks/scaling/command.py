@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--devices",
         default="cpu",
         metavar="LIST",
-        help="cpu for two workers on the CPU, cpu,cpu,cpu,cpu for four, or GPUs as 0,1 (default: cpu)",
+        help="cpu for two workers on the CPU, cpu,cpu,cpu,cpu for four, or GPUs as 0,1; "
+        "of one GPU the step is measured and the rest predicted (default: cpu)",
     )
     add(
         "--threads",

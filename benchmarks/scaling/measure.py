@@ -76,7 +76,7 @@ def measure_scaling(options: ScalingOptions, argv: Sequence[str], progress: Call
     worlds = _worlds(devices.processes)
     _check(options, worlds)
     read_training_data(options.data)
-    threads = options.threads or max(len(os.sched_getaffinity(0)) // worlds[-1], 1)
+    threads = options.threads or max(len(os.sched_getaffinity(0)) // devices.processes, 1)
     with tempfile.TemporaryDirectory(prefix="scaling-") as folder, contextlib.ExitStack() as stack:
         progress("each worker loads the model and its batches")
         spec = _spec(options, threads)
@@ -99,7 +99,7 @@ def measure_scaling(options: ScalingOptions, argv: Sequence[str], progress: Call
         imgsz=options.imgsz,
         batch=options.batch,
         precision=options.precision,
-        device="GPUs by NCCL" if devices.kind == "cuda" else "CPU workers by gloo",
+        device=_device(devices),
         threads=threads if devices.kind == "cpu" else None,
         steps=options.steps,
         repeats=options.repeats,
@@ -125,20 +125,28 @@ def measure_scaling(options: ScalingOptions, argv: Sequence[str], progress: Call
 
 
 def _devices(text: str) -> Devices:
-    # Two workers are the least that there is something to measure of.
+    # One CPU worker has nothing to be compared with; one GPU may be all there is, and its step can be predicted from.
     devices = parse_devices("cpu,cpu" if text.strip() == "cpu" else text)
-    if devices.processes < 2:
-        raise SpecError(f"--devices {text}: expected two or more to compare one worker with, such as 0,1 or cpu,cpu.")
     check_devices(devices)
     return devices
 
 
+def _device(devices: Devices) -> str:
+    if devices.kind == "cpu":
+        return "CPU workers by gloo"
+    import torch
+
+    names = dict.fromkeys(torch.cuda.get_device_name(index) for index in devices.indexes)
+    return f"{' and '.join(names)} by NCCL"
+
+
 def _worlds(most: int) -> tuple[int, ...]:
     """2, 4, 8, … and all."""
-    return (*(2**power for power in range(1, most.bit_length()) if 2**power < most), most)
+    return (*(2**power for power in range(1, most.bit_length()) if 2**power < most), *([most] if most > 1 else []))
 
 
 def _check(options: ScalingOptions, worlds: Sequence[int]) -> None:
+    """Pass where several workers can share the batch of one; raises SpecError."""
     for world in worlds:
         if options.batch % world:
             raise SpecError(
@@ -161,7 +169,9 @@ def _spec(options: ScalingOptions, threads: int) -> dict[str, Any]:
 
 def _measure(options: ScalingOptions, groups: Sequence[Workers], progress: Callable[[str], None]) -> _Turns:
     """Each arrangement in each turn; every turn begins with another one."""
-    arrangements = [(groups[0], options.batch // world, _NOTHING) for world in (1, *(g.world for g in groups[1:]))]
+    shared = [group.world for group in groups[1:]] or [2 - options.batch % 2]
+    alone = dict.fromkeys(options.batch // world for world in (1, *shared))
+    arrangements = [(groups[0], images, _NOTHING) for images in alone]
     for group in groups[1:]:
         for images in (options.batch, options.batch // group.world):
             arrangements += [(group, images, exchange) for exchange in (_NOTHING, _STATISTICS, _EVERYTHING)]

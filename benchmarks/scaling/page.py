@@ -26,6 +26,9 @@ def page(report: ScalingReport) -> str:
 
 
 def _measured(report: ScalingReport) -> str:
+    if not report.measured:
+        rows = [(f"1 × {images}", figure(1e3 * spread.median, 1)) for images, spread in report.one.items()]
+        return f"<h2>Measured</h2>{table(row(('workers × images', 'step ms'), 'th'), (rows,))}"
     parts = list(report.measured[0].parts_s)
     # Noise may make a part less than nothing, which no bar can show.
     bars = [
@@ -56,6 +59,8 @@ def _measured(report: ScalingReport) -> str:
 
 
 def _checks(report: ScalingReport) -> str:
+    if not report.checks:
+        return ""
     head = row(("workers × images", "predicted ms", "measured ms", "error", "with what they take of each other"), "th")
     lines = [
         (

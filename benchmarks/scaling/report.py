@@ -148,9 +148,7 @@ class ScalingReport:
             self._measured_table(),
             *(["not told: the turns differ by more than the all-reduce takes"] if self._has_noise() else []),
             "",
-            "PREDICTED against measured, by the link as measured here and nothing hidden behind backward",
-            self._check_table(),
-            "",
+            *self._check_lines(),
             "PREDICTED, not measured: the step of one worker as measured, exchanges by formula (ring all-reduce), the "
             "same link between all. From nothing hidden to all hidden that backward can hide.",
             self._predicted_table(),
@@ -167,8 +165,8 @@ class ScalingReport:
             f"{self.start} at {self.imgsz} pixels in {self.precision}, {self.device}{threads}; {self.repeats} turns of "
             f"{self.steps} steps each, every step an optimizer step. {megabytes:.1f} MB of gradients and "
             f"{self.workload.small_exchanges} small exchanges in a step; backward is "
-            f"{self.workload.backward_share:.0%} of one worker's. Batches are loaded beforehand. In brackets lowest and "
-            "highest."
+            f"{self.workload.backward_share:.0%} of one worker's. Batches are loaded beforehand. In brackets lowest "
+            "and highest."
         )
 
     def _has_noise(self) -> bool:
@@ -199,7 +197,9 @@ class ScalingReport:
             )
         return table(header, rows)
 
-    def _check_table(self) -> str:
+    def _check_lines(self) -> tuple[str, ...]:
+        if not self.checks:
+            return ()
         header = (
             "workers x images",
             "link",
@@ -219,7 +219,8 @@ class ScalingReport:
             )
             for each in self.checks
         ]
-        return table(header, rows)
+        told = "PREDICTED against measured, by the link as measured here and nothing hidden behind backward"
+        return told, table(header, rows), ""
 
     def _predicted_table(self) -> str:
         header = ("workers x images", "link", "step ms", "images/s", "efficiency", "communication", "all-reduce ms",
