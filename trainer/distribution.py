@@ -1,18 +1,20 @@
 """The processes of one training: who they are, and what they tell each other.
 
-torchrun (or Ray Train) sets RANK, LOCAL_RANK and WORLD_SIZE; without them there is one process. Gradients travel by
-NCCL between GPUs and by gloo between CPUs. Decisions travel by gloo on the CPU in both cases: waiting for a GPU to read
-a flag would stall it.
+torchrun sets RANK, LOCAL_RANK and WORLD_SIZE; without them there is one process. Ray Train's workers are told who they
+are, and in a group already (``trainer.ray_workers``). Gradients travel by NCCL between GPUs and by gloo between CPUs.
+Decisions travel by gloo on the CPU in both cases: waiting for a GPU to read a flag would stall it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from builder.errors import SpecError
+from trainer.errors import TrainingError
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +77,11 @@ class Process:
     world: int = 1
     local_world: int = 1
     restarts: int = 0
-    """How often torchrun has started its processes anew."""
+    """How often torchrun or Ray has started its processes anew."""
+    index: int | None = None
+    """The GPU that Ray gave it; None: the one that --devices says."""
+    elsewhere: bool = False
+    """Whether the run may have been on another machine, whose newest checkpoints only a store has."""
 
     @property
     def is_main(self) -> bool:
@@ -84,7 +90,7 @@ class Process:
 
 
 def this_process() -> Process:
-    """By the environment that torchrun and Ray Train set."""
+    """By the environment that torchrun sets."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world <= 1:
         return Process(restarts=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
@@ -170,6 +176,30 @@ class Group:
             import torch.distributed as dist
 
             dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def joined(text: str, process: Process) -> Iterator[Group]:
+    """The group of ``process``, on its device of ``--devices text``; left at the end.
+
+    Raises:
+        SpecError: a device is not there, or there are more or fewer than processes.
+        TrainingError: the others cannot be reached.
+    """
+    devices, index = parse_devices(text), process.index
+    if index is None:
+        check_devices(devices)
+        if devices.processes not in (1, process.local_world):
+            raise SpecError(f"--devices {text} is {devices.processes} devices for {process.local_world} processes.")
+        index = devices.indexes[process.local_rank if devices.processes > 1 else 0]
+    try:
+        group = Group(process, devices.kind, index)
+    except RuntimeError as e:
+        raise TrainingError(f"process {process.rank} cannot reach the others: {str(e).splitlines()[0][:160]}") from e
+    try:
+        yield group
+    finally:
+        group.close()
 
 
 def _store(process: Process) -> Any:

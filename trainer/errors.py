@@ -2,6 +2,7 @@
 
 BuilderError
 └── TrainingError        a training cannot begin, go on or end
+    ├── PeerLostError    another process of it is gone
     └── CheckpointError  a checkpoint cannot be written, read, or is not this run's
         ├── StoreError   a store of checkpoints cannot be reached, or refuses
         └── SealError    what is encrypted does not open with the key that is given
@@ -14,6 +15,10 @@ from builder.errors import BuilderError
 
 class TrainingError(BuilderError):
     """A training cannot begin, go on or end; exit code 1."""
+
+
+class PeerLostError(TrainingError):
+    """Another process of the training is gone; exit code 1."""
 
 
 class CheckpointError(TrainingError):

@@ -45,7 +45,13 @@ class Interruption:
             signal.signal(each, handler)
 
     def begin(self) -> None:
-        """From now on there is something to save."""
+        """From now on there is something to save.
+
+        Raises:
+            Interrupted: the end was asked for before.
+        """
+        if self.number:
+            raise Interrupted(self.number)
         self._training = True
 
     def ask(self, number: int) -> None:

@@ -33,6 +33,8 @@ from trainer.seeded_dataset import STEP_STREAM, seed_all
 Save = Callable[["TrainingLoop", list[snapshot.State]], None]
 Observer = Callable[[Mapping[str, float]], None]
 """Told the figures of each epoch on the main process; what it raises ends the training."""
+Show = Callable[[str, int, int], None]
+"""Shows on the main process what is being done, how much of it is done, and of how much."""
 
 
 class TrainingLoop(DetectionSetup):
@@ -44,14 +46,15 @@ class TrainingLoop(DetectionSetup):
         stages: Sequence[Stage],
         interruption: Interruption,
         save: Save,
-        save_best: Callable[[TrainingLoop], None],
+        save_best: Callable[[TrainingLoop], object],
         say: Callable[[str], None],
+        show: Show = show_progress,
         observers: Sequence[Observer] = (),
     ) -> None:
         """``parts`` are DetectionSetup's; ``save`` and ``save_best`` are called on the main process."""
         super().__init__(*parts)
         self.stages, self.interruption, self.observers = stages, interruption, observers
-        self._save_state, self._save_best, self._say = save, save_best, say
+        self._save_state, self._save_best, self._say, self._show = save, save_best, say, show
         self.position = Position(0, 0)
         self.last_optimizer_step = -1
         self.running_loss: dict[str, float] = {}
@@ -113,7 +116,7 @@ class TrainingLoop(DetectionSetup):
             self.seconds += time.perf_counter() - began_s
             if self._progress:
                 losses = " ".join(f"{name.removesuffix('_loss')} {v:.3f}" for name, v in self.running_loss.items())
-                show_progress(f"epoch {epoch + 1}/{self.epochs}  {losses}  step", step + 1, steps)
+                self._show(f"epoch {epoch + 1}/{self.epochs}  {losses}  step", step + 1, steps)
             self._leave_or_save(stepped)
         self._close_epoch(epoch)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder.console import show_progress
 from builder.durable import replace_file
 from builder.errors import BuilderError, SpecError
 from trainer.checkpoints.file import CheckpointMeta, Found, newest_valid, read_checkpoint
@@ -18,15 +19,16 @@ from trainer.checkpoints.opening import bring_back, open_stores
 from trainer.checkpoints.retention import Retention
 from trainer.checkpoints.writer import CheckpointWriter
 from trainer.data import TrainData, read_training_data
-from trainer.distribution import Devices, Group, check_devices, parse_devices, this_process
-from trainer.errors import CheckpointError, TrainingError
+from trainer.distribution import Group, Process, joined, this_process
+from trainer.errors import CheckpointError, PeerLostError
 from trainer.interruption import Interruption
-from trainer.run_record import versions, write_run_record
+from trainer.results import Results
+from trainer.run_record import versions
 from trainer.settings import TrainSettings, settings_from_json
 from trainer.teacher import with_known_teacher
 
 if TYPE_CHECKING:
-    from trainer.loop import Observer, TrainingLoop
+    from trainer.loop import Observer, Show, TrainingLoop
 
 SETTINGS = "settings.json"
 CHECKPOINTS = "checkpoints"
@@ -52,12 +54,15 @@ def train(
     settings: TrainSettings,
     *,
     say: Callable[[str], None],
+    show: Show = show_progress,
     observers: Sequence[Observer] = (),
+    process: Process | None = None,
     interruption: Interruption | None = None,
 ) -> Finished:
     """Train, or go on where the newest checkpoint that verifies is.
 
-    A program whose signals are its own asks ``interruption`` to have the training saved and left.
+    ``process`` is which one of the training this is, by default what torchrun's environment says. A program whose
+    signals are its own asks ``interruption`` to have the training saved and left.
 
     Raises:
         BuilderError: the request, the data, the weights or a checkpoint is wrong, or the training cannot go on.
@@ -65,29 +70,12 @@ def train(
     """
     # torch's C++ warns of what is meant so, such as a head without gradients; it reads this when it is imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    process = process or this_process()
     with interruption or Interruption(settings.grace_s) as listening:
-        return _train(settings, listening, say, observers)
-
-
-def _train(
-    settings: TrainSettings, interruption: Interruption, say: Callable[[str], None], observers: Sequence[Observer]
-) -> Finished:
-    settings = with_known_teacher(settings)
-    devices = parse_devices(settings.devices)
-    check_devices(devices)
-    process = this_process()
-    if devices.processes not in (1, process.local_world):
-        raise SpecError(
-            f"--devices {settings.devices} is {devices.processes} devices for {process.local_world} processes."
-        )
-    try:
-        group = Group(process, devices.kind, _index(devices, process.local_rank))
-    except RuntimeError as e:
-        raise TrainingError(f"process {process.rank} cannot reach the others: {str(e).splitlines()[0][:160]}") from e
-    try:
-        return _Run(settings, group, interruption, say if process.is_main else _say_nothing, observers).train()
-    finally:
-        group.close()
+        settings = with_known_teacher(settings)
+        with joined(settings.devices, process) as group:
+            spoken = say if process.is_main else _say_nothing
+            return _Run(settings, group, listening, observers, say=spoken, show=show).train()
 
 
 def stored_settings(run: Path) -> TrainSettings | None:
@@ -110,10 +98,12 @@ class _Run:
         settings: TrainSettings,
         group: Group,
         interruption: Interruption,
-        say: Callable[[str], None],
         observers: Sequence[Observer],
+        *,
+        say: Callable[[str], None],
+        show: Show,
     ) -> None:
-        self._settings, self._group, self._say = settings, group, say
+        self._settings, self._group, self._say, self._show = settings, group, say, show
         self._interruption, self._observers = interruption, observers
         self._folder = settings.run
         self._writer = CheckpointWriter(
@@ -124,11 +114,14 @@ class _Run:
         self._model_hash = ""
         self._started: Mapping[str, str] = {}
         self._data: TrainData
+        self._results: Results
 
     def train(self) -> Finished:
         """From the settings to run.json."""
         with self._nothing_left_behind():
             self._data = self._on_main(lambda: read_training_data(self._settings.data))
+            checkpoints = self._folder / CHECKPOINTS
+            self._results = Results(self._settings, self._data, checkpoints=checkpoints, say=self._say)
             found = self._on_main(self._find_checkpoint)
             self._on_main(lambda: self._writer.copy_to(open_stores(self._settings, found is not None, self._say)))
             training = self._prepared(found)
@@ -142,7 +135,7 @@ class _Run:
         except RuntimeError as e:
             if self._group.process.world == 1 or not ("gloo" in str(e).lower() or "nccl" in str(e).lower()):
                 raise
-            raise TrainingError(
+            raise PeerLostError(
                 f"process {self._group.process.rank}: another process of the training is gone; --resume goes on from "
                 "the newest checkpoint, --max-restarts does so by itself."
             ) from e
@@ -181,7 +174,7 @@ class _Run:
         resume = self._settings.resume or self._group.process.restarts > 0
         if not resume:
             return None
-        found = newest_valid(folder) or bring_back(self._settings, folder, self._say)
+        found = self._newest(folder)
         if found is None:
             self._say(f"{folder} holds no checkpoint: the run begins at its first step")
             return None
@@ -193,6 +186,16 @@ class _Run:
                 f"images differ). Give the same data, or begin another run from --weights of this one."
             )
         return found
+
+    def _newest(self, folder: Path) -> Found | None:
+        if not self._group.process.elsewhere:
+            return newest_valid(folder) or bring_back(self._settings, folder, self._say)
+        try:
+            found = bring_back(self._settings, folder, self._say)
+        except CheckpointError as e:
+            self._say(f"warning: {e}")
+            found = None
+        return found or newest_valid(folder)
 
     def _prepared(self, found: Found | None) -> TrainingLoop:
         import logging
@@ -239,8 +242,9 @@ class _Run:
             stages=stages,
             interruption=self._interruption,
             save=self._save,
-            save_best=self._save_best,
+            save_best=self._results.write_best,
             say=self._say,
+            show=self._show,
             observers=self._observers,
         )
         # Ultralytics leaves a core to workers that it does not start on a CPU.
@@ -285,62 +289,11 @@ class _Run:
         )
         self._writer.submit(state, meta)
 
-    def _write_weights(self, training: TrainingLoop, name: str, state: Mapping[str, Any] | None = None) -> bool:
-        """Of ``state``, by default the training as it is; whether it could be written, which is told where not."""
-        from trainer.weights_file import write_weights
-
-        path, epochs = self._folder / "weights" / name, len(state["rows"] if state else training.rows)
-        try:
-            write_weights(
-                path,
-                state["ema"] if state else training.ema.ema.state_dict(),
-                description=training.description(),
-                names=training.data["names"],
-                arguments={**vars(training.args), "data": self._settings.data.name, "save_dir": None},
-                run={"name": self._folder.name, "data_hash": self._data.hash, "epoch": epochs},
-                half=self._settings.half,
-            )
-        except OSError as e:
-            self._say(f"warning: {path} was not written: {e.strerror or e}.")
-            return False
-        return True
-
-    def _save_best(self, training: TrainingLoop) -> None:
-        self._write_weights(training, "best.pt")
-
-    def _write_best_again(self, training: TrainingLoop) -> None:
-        """From the checkpoint of the best epoch: the run was restored elsewhere, or the disk was full then."""
-        for path in sorted((self._folder / CHECKPOINTS).glob("e*-s*.pt")):
-            with contextlib.suppress(CheckpointError):
-                state, meta = read_checkpoint(path)
-                if meta.fitness is not None and meta.fitness == training.best_fitness:
-                    self._write_weights(training, "best.pt", state)
-                    return
-
     def _finish(self, training: TrainingLoop, parts: int) -> None:
         if self._writer.failures and newest_valid(self._folder / CHECKPOINTS) is None:
             raise CheckpointError(f"the training is done and nothing could be saved: {self._writer.failures[-1]}")
-        weights = self._folder / "weights"
-        last = self._write_weights(training, "last.pt")
-        if not (weights / "best.pt").exists():
-            self._write_best_again(training)
-        if not last or not (weights / "best.pt").exists():
-            raise TrainingError(f"the training is done and its {weights} could not be written: make room and --resume.")
-        path = write_run_record(
-            self._folder,
-            settings=self._settings,
-            data=self._data.to_json(),
-            start=self._started,
-            rows=training.rows,
-            steps=len(training.rows) * training.order.steps_per_epoch,
-            seconds=training.seconds,
-            parts=parts,
-        )
-        self._say(f"{path}\nbuild it: python -m builder build --weights {self._folder / 'weights' / 'best.pt'}")
-
-
-def _index(devices: Devices, local_rank: int) -> int:
-    return devices.indexes[local_rank] if devices.processes > 1 else devices.indexes[0]
+        path = self._results.finish(training, start=self._started, parts=parts)
+        self._say(f"{path}\nbuild it: python -m builder build --weights {self._results.best}")
 
 
 def _say_nothing(line: str) -> None:

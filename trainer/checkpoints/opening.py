@@ -48,8 +48,8 @@ def bring_back(settings: TrainSettings, folder: Path, say: Say) -> Found | None:
     for remote in _remotes(settings):
         try:
             if remote.checkpoints():
-                restore(remote, folder, key=read_key(settings.store_key_file), say=say)
-                say(f"brought back from {remote.address}")
+                if restore(remote, folder, key=read_key(settings.store_key_file), say=say):
+                    say(f"brought back from {remote.address}")
                 return newest_valid(folder)
         except StoreError as e:
             say(f"warning: {e}")
