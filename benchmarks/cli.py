@@ -16,7 +16,17 @@ from builder.console import DEFAULT_REPOSITORY
 from builder.errors import BuilderError
 from clients.errors import ClientError
 
-ROOMS: tuple[str, ...] = ("checkpoints", "coldstart", "diagnose", "capacity", "load", "peers", "scaling", "tune")
+ROOMS: tuple[str, ...] = (
+    "checkpoints",
+    "coldstart",
+    "diagnose",
+    "distillation",
+    "capacity",
+    "load",
+    "peers",
+    "scaling",
+    "tune",
+)
 """Commands with a package of their own, whose module ``command`` has ``HELP``, ``add_arguments`` and ``run``."""
 
 

@@ -59,6 +59,11 @@ class Teacher:
         module: Any = network.module
         _check(str(path), network.names, module.stride.tolist(), tuple(names), student.stride.tolist())
         module = module.to(device).eval()
+        count, own = (sum(p.numel() for p in each.parameters()) for each in (module, student))
+        self.report = f"teacher {path}: {count:,} parameters, {count / own:.1f} times the student's"
+        if getattr(module.model[-1], "one2one_cv2", None) is None:
+            # Of two heads it would leave one.
+            module.fuse(verbose=False)
         if settings.channels_last:
             module = module.to(memory_format=torch.channels_last)
         for parameter in module.parameters():
@@ -66,8 +71,6 @@ class Teacher:
         self._module = module
         places = [[each.strip().lower() for each in network.names].index(name.strip().lower()) for name in names]
         self._rows = None if places == sorted(places) else torch.tensor(places, device=device)
-        count, own = (sum(p.numel() for p in each.parameters()) for each in (module, student))
-        self.report = f"teacher {path}: {count:,} parameters, {count / own:.1f} times the student's"
 
     def predictions(self, images_N3HW: torch.Tensor) -> dict[str, Predictions]:
         """What it says of a batch, by head: ``one2many``, and ``one2one`` where it has one."""

@@ -1,0 +1,1 @@
+"""What a student gains by a teacher."""
