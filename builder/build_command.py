@@ -28,6 +28,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--spec", type=Path, metavar="YAML", help="the same names in a file, its paths from its folder; flags win")
     add("--weights", type=Path, help=".pt or .onnx (default: yolo11n.pt, which Ultralytics downloads)")
+    add("--run-record", type=Path, metavar="FILE", help="run.json of their training (default: the one beside them)")
     add("--model", metavar="YAML", help="the network of a bare state_dict, such as yolo11n.yaml")
     add("--name", help="the model's name in the repository (default: the weights' file name)")
     add("--names", metavar="A,B,…", help="class names, where the weights hold none")
@@ -127,6 +128,7 @@ def _summary(done: Build) -> list[str]:
     from builder.artifacts import CpuPrecision, Precision
     from builder.plans import shared_plans
     from builder.runtimes import RUNTIMES
+    from builder.training_run import training_line
 
     spec, published = done.spec, done.published
     height, width = done.proven.network.imgsz
@@ -137,6 +139,10 @@ def _summary(done: Build) -> list[str]:
     if spec.cpu_precision is CpuPrecision.BF16 and len(done.parity["served"]) == len(RUNTIMES):
         lines.append("warning: parity in bf16 was not measured, this CPU has none; one that has it will serve in it")
     lines += _accuracy_lines(done)
+    if told := training_line(done.origin.training):
+        lines.append(told)
+    if done.origin.warning:
+        lines.append(f"warning: {done.origin.warning}")
     lines += [stage.result["note"] for stage in done.stages if stage.name == "export" and stage.result.get("note")]
     if done.proven.network.key_mismatches:
         lines.append(f"warning: loaded in part: {done.proven.network.key_mismatches}")
@@ -296,5 +302,6 @@ def _as_json(done: Build) -> dict[str, Any]:
         "beside": [each.path.parent.name for each in done.beside],
         "quantization": done.proven.quantization,
         "accuracy": done.proven.accuracy,
+        "training": done.origin.training,
         "graph_sha256": done.proven.model.sha256,
     }

@@ -35,6 +35,7 @@ from builder.repository import PublishedVersion, VersionContent, check_model_nam
 from builder.serving import CpuServing, GpuServing, settings_for_all
 from builder.sizing import Sizing, size
 from builder.stages import IMAGE_TOOLS, PRECISION_TOOLS, Stages
+from builder.training_run import Origin, origin_of
 from builder.weights import find_weights
 from clients.encoded import model_names
 
@@ -45,12 +46,18 @@ if TYPE_CHECKING:
     from builder.spec import BuildSpec
 
 
+_PLACES = ("repository", "cache", "images", "data", "calibration", "run_record")
+"""Where things lie on the building machine, which says nothing of the build."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Build:
     """What a build did."""
 
     spec: BuildSpec
     release: TritonRelease
+    origin: Origin
+    """The training that the weights came from, where it is known."""
     proven: Proven
     parity: dict[str, Any]
     deployment: Deployment
@@ -87,6 +94,7 @@ def build(
     stages = Stages(spec=spec, weights=find_weights(spec.weights), report=report, progress=progress)
     # What is wrong with the request shall be told before anything takes long.
     check_target(spec.repository)
+    origin = origin_of(stages.weights, stages.weights_sha256, spec.run_record)
     data = judging_data(spec.data) if spec.data else None
     original = stages.network()
     if data is not None:
@@ -99,6 +107,8 @@ def build(
     _check_compiled(deployment, sizings, checks)
     built, no_plan_here = _plan_here(stages, deployment, release)
     manifest = _manifest(stages, proven, deployment, sizings, checks) | {"parity": parity}
+    if origin.training:
+        manifest["training"] = origin.training
     plans: dict[str, PlanFile] = {}
 
     def content() -> VersionContent:
@@ -124,6 +134,7 @@ def build(
     return Build(
         spec=spec,
         release=release,
+        origin=origin,
         proven=proven,
         parity=parity,
         deployment=deployment,
@@ -251,8 +262,7 @@ def _manifest(
 ) -> dict[str, Any]:
     """From what, with what and how well the version was built; nothing that a rebuild would not reproduce."""
     spec, network = stages.spec, proven.network
-    # Where things lie on the building machine says nothing of the build.
-    request = spec.model_dump(mode="json", exclude={"repository", "cache", "images", "data", "calibration"})
+    request = spec.model_dump(mode="json", exclude={*_PLACES})
     names = [each.gpu.name for each in deployment.fleet]
     return {
         "spec": request | {"weights": stages.weights.name, "name": spec.model_name, "gpu": names},

@@ -67,6 +67,8 @@ class BuildSpec(BaseModel):
 
     weights: Path = Path("yolo11n.pt")
     """.pt or .onnx; a name that Ultralytics publishes is downloaded where no such file exists."""
+    run_record: Path | None = None
+    """The run.json of the training that wrote the weights; the one beside them where none is given."""
     model: str | None = None
     """The model description (a yaml) that a bare state_dict belongs to."""
     name: str | None = None
@@ -218,7 +220,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             f"--spec {path}: expected names and values, such as 'gpu: t4'; it holds {type(content).__name__}."
         )
     values = {str(key).replace("-", "_"): value for key, value in content.items()}
-    for key in ("repository", "cache", "data", "calibration"):
+    for key in ("repository", "cache", "data", "calibration", "run_record"):
         if isinstance(values.get(key), str):
             values[key] = path.parent / values[key]
     for key in ("weights", "model"):

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import RepositoryError
-from builder.manifest import MANIFEST, SCHEMA_VERSION, VERSION_NAME, check_version, kind_message, versions_of
+from builder.manifest import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    VERSION_NAME,
+    check_version,
+    kind_message,
+    read_manifest,
+    versions_of,
+)
+from builder.training_run import training_line
 
 NEWER = "a newer release of this project wrote it"
 _SCHEMA = re.compile(rf"{re.escape(MANIFEST)}: expected schema_version \d+, got (\d+)")
@@ -38,6 +47,8 @@ class ModelReport:
     files: int
     """How many files of how many versions were compared with their manifests."""
     findings: tuple[Finding, ...]
+    training: str = ""
+    """What the manifest of that version says of the training, in a line."""
     foreign: bool = False
     """Whether it is somebody else's model, of which no manifest tells what it should be."""
 
@@ -52,7 +63,8 @@ class ModelReport:
             return "\n".join(map(str, self.findings))
         if self.foreign:
             return f"{self.model}: not published by this project, not checked"
-        return f"{self.model} {self.version}: ok ({self.files} files)"
+        ok = f"{self.model} {self.version}: ok ({self.files} files)"
+        return f"{ok}; {self.training}" if self.training else ok
 
 
 def verify(repository: Path, name: str | None = None) -> tuple[ModelReport, ...]:
@@ -131,7 +143,13 @@ def _report(repository: Path, name: str) -> ModelReport:
             check = check_version(model / str(number))
             files += check.files
             findings += [Finding(model=name, version=number, message=explained(each)) for each in check.messages]
-    return ModelReport(model=name, version=version, files=files, findings=tuple(findings))
+    training = "" if findings or version is None else _training(model / str(version))
+    return ModelReport(model=name, version=version, files=files, findings=tuple(findings), training=training)
+
+
+def _training(folder: Path) -> str:
+    build = read_manifest(folder).get("build")
+    return training_line(build.get("training")) if isinstance(build, dict) else ""
 
 
 def _check_configs(model: Path) -> tuple[int | None, list[str]]:

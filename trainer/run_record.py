@@ -18,9 +18,8 @@ from typing import Any
 
 from builder.durable import replace_file
 from builder.manifest import record_of
+from builder.training_run import FITNESS, RUN_RECORD, SCHEMA
 from trainer.settings import MANNER, TrainSettings
-
-SCHEMA = "run/1"
 
 
 def versions() -> dict[str, str]:
@@ -74,13 +73,13 @@ def write_run_record(
         "checkpoints": [_checkpoint(path) for path in sorted((run / "checkpoints").glob("e*-s*.json"))],
         "versions": versions(),
     }
-    path = run / "run.json"
+    path = run / RUN_RECORD
     replace_file(path, (json.dumps(record, indent=2) + "\n").encode())
     return path
 
 
 def _fitness(row: Mapping[str, float]) -> float | None:
-    return row.get("metrics/mAP50-95(B)")
+    return row.get(FITNESS)
 
 
 def _record(path: Path) -> dict[str, Any]:

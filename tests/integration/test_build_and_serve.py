@@ -15,6 +15,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from builder import parity
+from builder.manifest import read_manifest, record_of
 from builder.server import TritonServer
 from builder.verify import verify
 from builder.weights import load_network
@@ -46,7 +47,30 @@ def build(*flags: object, **environment: str) -> subprocess.CompletedProcess[str
 def weights(tmp_path_factory) -> Path:
     model = live_model("yolo11n")
     model.names = {0: "person", 1: "bus", 2: "tie"}
-    return save_checkpoint(model, tmp_path_factory.mktemp("weights") / "plant.pt")
+    folder = tmp_path_factory.mktemp("run") / "weights"
+    folder.mkdir()
+    path = save_checkpoint(model, folder / "plant.pt")
+    (path.parent.parent / "run.json").write_text(json.dumps(run_record(path)))
+    return path
+
+
+def run_record(weights: Path) -> dict[str, object]:
+    """What a training that has written these weights leaves."""
+    record = record_of(weights)
+    return {
+        "schema": "run/1",
+        "name": "plant-7",
+        "data": {"hash": "d" * 64, "names": ["person", "bus", "tie"], "train": 640, "val": 16},
+        "start": {"model": "yolo11n.yaml"},
+        "arguments": {"epochs": 20},
+        "epochs": 20,
+        "steps": 800,
+        "best": {"epoch": 18.0, "metrics/mAP50-95(B)": 0.8125},
+        "last": {"epoch": 20.0, "metrics/mAP50-95(B)": 0.8},
+        "weights": {weights.name: {"bytes": record.size_bytes, "sha256": record.sha256}},
+        "checkpoints": [],
+        "versions": {"torch": "2.15.0"},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +90,14 @@ def repository(weights: Path, cache: Path, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def server(repository: Path, triton_server: StartServer) -> TritonServer:
     return triton_server(repository, config_name="cpu")
+
+
+def test_published_version_leads_back_to_the_training(repository: Path, weights: Path) -> None:
+    training = read_manifest(repository / "plant" / "1")["build"]["training"]
+    assert training["name"] == "plant-7"
+    assert training["weights"] == {"file": "plant.pt", "sha256": record_of(weights).sha256}
+    (told,) = verify(repository, "plant")
+    assert "trained in the run plant-7 on the data dddddddddddd (640 images), 20 epochs, mAP50-95 0.8125" in str(told)
 
 
 def test_boxes_of_the_served_model_are_pytorchs(server: TritonServer, weights: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from builder.manifest import record_of
+from builder.training_run import origin_of, training_line
 from builder.weights import load_network
 from tests.unit.trainer.conftest import Train
 from trainer.checkpoints.file import newest_valid, read_checkpoint
@@ -51,6 +52,17 @@ def test_run_record_leads_back(whole_run: Path) -> None:
     assert record["weights"]["best.pt"] == {"bytes": best.size_bytes, "sha256": best.sha256}
     assert len(record["checkpoints"]) == len(list((whole_run / "checkpoints").glob("*.pt")))
     assert str(whole_run.parent) not in text
+
+
+def test_builder_takes_up_the_record_of_the_weights(whole_run: Path) -> None:
+    path = whole_run / "weights" / "best.pt"
+    training = origin_of(path, record_of(path).sha256, None).training
+    assert training
+    record = json.loads((whole_run / "run.json").read_text())
+    assert training["data"]["hash"] == record["data"]["hash"]
+    assert training["best"] == record["best"]
+    assert training["checkpoints"] == record["checkpoints"]
+    assert training_line(training).startswith("trained in the run run on the data ")
 
 
 def test_figures_and_curves_are_there(whole_run: Path) -> None:
