@@ -50,6 +50,8 @@ SETTINGS = (
     "--workers-per-device 0"
 )
 TWO = ("--devices", "cpu,cpu")
+_LONGER_S = 1800
+"""What a run that outlives twenty kills may take."""
 _NOT_THE_RUN = frozenset({"seconds", "random"})
 
 
@@ -91,10 +93,10 @@ class Training:
             start_new_session=True,
         )
 
-    def finish(self, run: Path, *more: str) -> str:
+    def finish(self, run: Path, *more: str, within_s: float = 180) -> str:
         """Train to the end; what was said."""
         process = self.start(run, *more)
-        said, _ = process.communicate(timeout=180)
+        said, _ = process.communicate(timeout=within_s)
         assert process.returncode == 0, said
         return said
 
@@ -162,7 +164,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         training = Training(write_dataset(folder / "data"), write_network(folder))
-        training.finish(folder / "whole" / "run", *more)
+        training.finish(folder / "whole" / "run", *more, within_s=_LONGER_S)
         run = folder / "killed" / "run"
         for number in range(1, arguments.kills + 1):
             process = training.start(run, *more, "--save-steps", "2")
@@ -173,7 +175,7 @@ def main() -> int:
             landed += process.poll() is None
             kill(process)
             print(f"kill {number}: at step {steps_of(run)}", flush=True)
-        training.finish(run, *more, "--save-steps", "2")
+        training.finish(run, *more, "--save-steps", "2", within_s=_LONGER_S)
         differences = differing(state_of(folder / "whole" / "run"), state_of(run))
     print(f"{landed} of {arguments.kills} kills met a run that was alive")
     print("the bits are those of the whole run" if not differences else f"they differ: {differences[:5]}")
