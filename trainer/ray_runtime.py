@@ -29,8 +29,14 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    # torch alone takes a busy machine a while to import.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
     # What ends a worker is asked for twice a second, not every other.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # A worker is this command's own work: Ray would have it wait for every other process of the machine.
+    "RAY_worker_niceness": "0",
+    # A process for each core would be started before any is asked for.
+    "RAY_prestart_worker_first_driver": "0",
     # Paths of a request are meant from the folder that it was made in.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # It would warn that a process without GPUs will see them in a later release.
