@@ -60,6 +60,10 @@ def _path_list(value: object) -> object:
 Side = Annotated[int, Field(ge=32, le=8192)]
 
 
+LARGEST_BATCH = 256
+"""More images in an execution gain no GPU anything, and all their answers wait for the last."""
+
+
 class BuildSpec(BaseModel):
     """What ``python -m builder build`` was asked for; every field is a flag of the same name."""
 
@@ -90,7 +94,7 @@ class BuildSpec(BaseModel):
     max_detections: Annotated[int, Field(ge=1, le=2000)] = 300
     sla_ms: Annotated[float, Field(gt=0, le=60_000)] | None = None
     """The latency that requests shall meet; batch, instances and queue are chosen for it where they are not given."""
-    max_batch: Annotated[int, Field(ge=1, le=256)] | None = None
+    max_batch: Annotated[int, Field(ge=1, le=LARGEST_BATCH)] | None = None
     instances: Annotated[int, Field(ge=1, le=16)] | None = None
     """Model instances on each GPU."""
     max_queue_delay_us: Annotated[int, Field(ge=0, le=1_000_000)] | None = None

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.queueing.batcher import Answers
 from benchmarks.tables import key_values, table
 from benchmarks.tune.model import Prediction
-from benchmarks.tune.search import Outcome, Step
+from benchmarks.tune.search import EQUAL, Outcome, Step, is_within
 from benchmarks.tune.space import Space, Trial, has_policy
 
 SCHEMA = "tune/1"
@@ -128,13 +128,29 @@ def winner_words(outcome: Outcome, winner: Step) -> str:
 
 
 def warnings(outcome: Outcome, winner: Step) -> list[str]:
-    """What a closed loop does not show of a winner."""
+    """What a closed loop does not show of a winner, and a single measurement that is above it."""
+    above = _above(outcome, winner)
     if winner.trial.settings.instances > 1 or not outcome.queue_bound:
-        return []
+        return above
     return [
+        *above,
         "warning: with one instance and a queue policy, Triton may let a request that comes while it is busy lie for "
         "up to 500 ms, unless the model returns before its images are done, as this project's on the CPU; where "
-        "requests come at random, compare with two (benchmarks/reports/queue-policy_2cpu_2026-11-22.md)"
+        "requests come at random, compare with two (benchmarks/reports/queue-policy_2cpu_2026-11-22.md)",
+    ]
+
+
+def _above(outcome: Outcome, winner: Step) -> list[str]:
+    """Why a trial that was measured within the limit, with more throughput than the winner, did not win."""
+    within = [step for step in outcome.steps if is_within(step, outcome.goal, outcome.space)]
+    most = max(within, key=lambda step: step.point.throughput_images_per_s, default=winner)
+    more = most.point.throughput_images_per_s / winner.point.throughput_images_per_s - 1
+    if more <= 0:
+        return []
+    return [
+        f"weighed: {most.trial} was measured once with {most.point.throughput_images_per_s:.1f} images/s, {more:.1%} "
+        "more than the winner; of one measurement the model of all of them believes a part, and of trials that it "
+        f"holds for alike (within {EQUAL:.1%}) the simplest wins"
     ]
 
 

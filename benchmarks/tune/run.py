@@ -27,6 +27,7 @@ from benchmarks.tune.surface import Budget
 from benchmarks.tune.triton_surface import Timing, TritonSurface, serving
 from builder.errors import SpecError
 from builder.server_options import ServerOptions, check_repository
+from builder.spec import LARGEST_BATCH
 
 if TYPE_CHECKING:
     from builder.config_pbtxt import ModelConfig
@@ -104,6 +105,10 @@ def searched(options: TuneOptions) -> tuple[ModelConfig, Space]:
     config = read_config(config_path(options.repository, options.model, options.config_name))
     base = settings_in(config)
     most = options.max_batch or base.max_batch
+    if most > max(LARGEST_BATCH, base.max_batch):
+        raise SpecError(
+            f"--max-batch {most}: expected {LARGEST_BATCH} at most, the largest that python -m builder build serves"
+        )
     if most > base.max_batch and config.backend != "python":
         raise SpecError(
             f"--max-batch {most}: configs/{options.config_name}.pbtxt has {base.max_batch}, which is what its plan or "

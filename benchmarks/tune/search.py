@@ -184,12 +184,7 @@ class _Search:
         return self._fitted
 
     def _is_within(self, step: Step) -> bool:
-        """Whether it is a configuration that may be written, and meets the limit."""
-        return self._space.is_served(step.trial.settings) and self._meets(step)
-
-    def _meets(self, step: Step) -> bool:
-        limit = self._goal.sla_ms
-        return not step.point.failed and (limit is None or step.latency_ms <= limit)
+        return is_within(step, self._goal, self._space)
 
     def _best_throughput(self) -> float:
         within = (step.point for step in self._steps.values() if self._is_within(step))
@@ -233,6 +228,12 @@ class _Search:
         throughputs = dict(zip(within, np.array(predictions) * np.exp(logs), strict=True))
         enough = max(throughputs.values()) * (1 - EQUAL)
         return self._steps[min((each for each in within if throughputs[each] >= enough), key=_complexity)]
+
+
+def is_within(step: Step, goal: Goal, space: Space) -> bool:
+    """Whether it is a configuration that may be written, and meets the limit."""
+    meets = not step.point.failed and (goal.sla_ms is None or step.latency_ms <= goal.sla_ms)
+    return space.is_served(step.trial.settings) and meets
 
 
 def told(step: Step, goal: Goal) -> str:

@@ -86,6 +86,8 @@ def test_the_space_follows_from_the_configuration(tmp_path):
     _, larger = searched(options(write(tmp_path / "cpu", "python"), max_batch=12, max_instances=1))
     assert larger.batches == (1, 2, 4, 8, 12)
     assert larger.instances == (1,)
+    with pytest.raises(SpecError, match="--max-batch 100000: expected 256 at most, the largest that"):
+        searched(options(tmp_path / "cpu", max_batch=100_000))
 
 
 def test_the_grid_holds_every_configuration_under_every_load():

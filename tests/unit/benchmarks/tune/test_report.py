@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -52,6 +53,22 @@ def test_the_table_has_every_measurement_the_fit_and_the_winner(met):
     assert f"the queue holds {outcome.queue_bound}" in text
     assert "written: DIR/shop/configs/a10.pbtxt" in text
     assert text.splitlines()[-1].endswith("python -m benchmarks tune --model shop")
+
+
+def test_a_single_measurement_above_the_winner_is_told(met):
+    outcome, winner = met.outcome, met.outcome.winner
+    assert "weighed:" not in replace(met, outcome=replace(outcome, steps=(winner,))).to_text()
+    lucky = replace(
+        winner,
+        trial=replace(winner.trial, clients=winner.trial.clients + 1),
+        point=replace(winner.point, throughput_images_per_s=1.03 * winner.point.throughput_images_per_s),
+    )
+    told = replace(met, outcome=replace(outcome, steps=(*outcome.steps, lucky)))
+    assert f"weighed: {lucky.trial} was measured once with" in told.to_text()
+    assert "3.0% more than the winner" in told.to_text()
+    assert "weighed: " in page(told)
+    late = replace(lucky, latency_ms=1e6)
+    assert f"weighed: {lucky.trial}" not in replace(met, outcome=replace(outcome, steps=(winner, late))).to_text()
 
 
 def test_a_missed_limit_says_what_came_nearest(missed):
