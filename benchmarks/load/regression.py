@@ -67,8 +67,15 @@ class Change:
         return -self.worse_by > self.bound
 
     @property
+    def is_untold(self) -> bool:
+        """Whether noise would cover a figure that is twice as bad."""
+        return self.bound > 1 and not (self.is_regression or self.is_gain)
+
+    @property
     def verdict(self) -> str:
         """For a table."""
+        if self.is_untold:
+            return "cannot tell"
         return "WORSE" if self.is_regression else "better" if self.is_gain else "noise"
 
     def cells(self) -> tuple[str, ...]:
@@ -111,7 +118,11 @@ class Comparison:
         found += [f"{each.figure} at {each.load} {each.worse_by:.1%} worse" for each in worst]
         if len(found) > _TOLD:
             found[_TOLD:] = [f"{len(found) - _TOLD} more"]
-        told = f"REGRESSION: {'; '.join(found)}" if found else "no regression"
+        untold = [f"{each.figure} at {each.load}" for each in self.changes if each.is_untold]
+        told = f"REGRESSION: {'; '.join(found)}" if found else "" if untold else "no regression"
+        if untold:
+            told += "; " if told else ""
+            told += _untold_words(untold, len(self.changes))
         return f"{told} (noise: {noise})"
 
     def to_text(self) -> str:
@@ -161,6 +172,15 @@ def compare(baseline: LoadReport, new: LoadReport) -> Comparison:
             + [f"{load}, only in the new report" for load in after if load not in before]
         ),
         differences=_differences(baseline.environment, new.environment),
+    )
+
+
+def _untold_words(untold: Sequence[str], compared: int) -> str:
+    rest = "" if len(untold) == compared else "; the others are told in the table"
+    which = ", ".join([*untold[:_TOLD], *([f"{len(untold) - _TOLD} more"] if len(untold) > _TOLD else [])])
+    return (
+        "these runs cannot tell whether it is worse: their repetitions differ by so much that twice as bad would be "
+        f"noise ({which}){rest}; measure both again on a quiet machine, with more --repeats"
     )
 
 

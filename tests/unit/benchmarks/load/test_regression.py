@@ -80,6 +80,20 @@ def test_what_got_faster_is_no_regression(rng):
     assert comparison.summary().startswith("no regression (noise: images/s up to ")
 
 
+def test_runs_that_noise_covers_say_that_they_cannot_tell(rng):
+    comparison = compare(report(rng), report(rng))
+    changes = tuple(replace(change, worse_by=0.6, bound=281.0) for change in comparison.changes)
+    covered = replace(comparison, changes=changes)
+    assert not covered.is_worse
+    assert covered.summary().startswith("these runs cannot tell whether it is worse")
+    assert "no regression" not in covered.to_text()
+    assert {change.verdict for change in changes} == {"cannot tell"}
+    worst = replace(changes[0], worse_by=300.0)
+    both = replace(covered, changes=(worst, *changes[1:])).summary()
+    assert both.startswith("REGRESSION: ")
+    assert "these runs cannot tell" in both
+
+
 def test_noisier_windows_give_a_wider_bound(rng):
     bounds = {change.figure: change.bound for change in compare(report(rng), report(rng)).changes}
     assert bounds["p99 ms"] > bounds["p50 ms"] > 2 * BETWEEN_RUNS["p50 ms"]
