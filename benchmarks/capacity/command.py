@@ -131,8 +131,15 @@ def _confirmation(arguments: argparse.Namespace, made: CapacityPlan, model: str)
 
 
 def _request(arguments: argparse.Namespace) -> CapacityRequest:
-    from benchmarks.capacity.request import CONTRACT_BYTES, CapacityRequest, check_sources, kinds_of
+    from benchmarks.capacity.request import (
+        CONTRACT_BYTES,
+        CapacityRequest,
+        check_sources,
+        check_streams,
+        kinds_of,
+    )
 
+    check_streams(arguments.streams)
     kinds = kinds_of(
         arguments.gpu,
         reports=arguments.report,

@@ -36,6 +36,19 @@ class Kind:
     price_per_hour: float | None = None
 
 
+MOST_STREAMS = 1_000_000
+"""Of one plan: its fleet is one place, whose GPUs take over each other's cameras; larger ones are several places."""
+
+
+def check_streams(streams: int) -> None:
+    """Pass where one fleet can be meant; raises SpecError else."""
+    if streams > MOST_STREAMS:
+        raise SpecError(
+            f"--streams {streams}: expected {MOST_STREAMS:,} at most: a plan is of one fleet, in which every GPU can "
+            "take over cameras of a lost one; plan each site by itself, and add them up"
+        )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CapacityRequest:
     """Everything that a plan is made of."""

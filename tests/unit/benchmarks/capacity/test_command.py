@@ -167,3 +167,9 @@ def test_a_number_out_of_bounds_is_refused(flag, value, capsys):
         main([*CAMERAS, "--gpu", "t4", flag, value])
     assert caught.value.code == 2
     assert flag in capsys.readouterr().err
+
+
+def test_more_streams_than_a_fleet_has_are_refused_with_the_reason(capsys):
+    argv = ["capacity", "--streams", "1000000000", "--fps", "10", "--sla-ms", "50", "--gpu", "t4", "--throughput", "80"]
+    assert main(argv) == 2
+    assert "--streams 1000000000: expected 1,000,000 at most: a plan is of one fleet" in capsys.readouterr().err
