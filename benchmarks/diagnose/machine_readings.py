@@ -15,10 +15,12 @@ LARGEST_STEAL = 0.02
 LARGEST_THROTTLED = 0.01
 LONGEST_CORE_WAIT = 0.2
 LARGEST_IDLE = 0.15
+LARGEST_OTHERS = 0.1
 LARGEST_MEMORY = 0.7
 LARGEST_GROWTH = 0.02
 SMALLEST_GROWTH_BYTES = 8_000_000
 SMALLEST_SHARED_MEMORY_FREE = 0.1
+_CPU = ("CPU", "CPU of other processes")
 
 
 def model_readings(model: ModelEvidence, duration_s: float) -> list[Reading]:
@@ -115,10 +117,11 @@ def machine_readings(evidence: Evidence) -> list[Reading]:
         missing = machine
         return [
             unmeasurable(name, "", missing)
-            for name in ("CPU", "CPU throttling", "CPU steal", "waiting for a core", "server memory", "shared memory")
+            for name in (*_CPU, "CPU throttling", "CPU steal", "waiting for a core", "server memory", "shared memory")
         ]
     return [
         _cores(machine, evidence),
+        _others(machine, evidence),
         _throttling(machine),
         _steal(machine),
         _waiting(machine),
@@ -129,11 +132,10 @@ def machine_readings(evidence: Evidence) -> list[Reading]:
 
 def _cores(machine: MachineEvidence, evidence: Evidence) -> Reading:
     waits = any(map(requests_wait, evidence.models))
-    server = machine.server_cpu_s / evidence.duration_s / machine.cores
+    server = _server_share(machine, evidence)
     return judged(
         "CPU",
-        f"the server used {server:.0%} of {machine.cores} cores, others "
-        f"{max(0.0, 1 - machine.idle_share - machine.steal_share - server):.0%}, idle {machine.idle_share:.0%}"
+        f"the server used {server:.0%} of {machine.cores} cores, idle {machine.idle_share:.0%}"
         + ("" if waits else "; hardly a request waited in the queue"),
         threshold=f"at most {LARGEST_IDLE:.0%} idle while requests wait",
         is_beyond=waits and machine.idle_share > LARGEST_IDLE and isinstance(evidence.gpus, Missing),
@@ -141,6 +143,23 @@ def _cores(machine: MachineEvidence, evidence: Evidence) -> Reading:
         "queue policy that holds requests back (python -m benchmarks queue-policy)",
         figures={"server_share": server, "idle_share": machine.idle_share},
     )
+
+
+def _others(machine: MachineEvidence, evidence: Evidence) -> Reading:
+    share = max(0.0, 1 - machine.idle_share - machine.steal_share - _server_share(machine, evidence))
+    return judged(
+        _CPU[1],
+        f"{share:.0%} of {machine.cores} cores, clients on this machine among them",
+        threshold=f"at most {LARGEST_OTHERS:.0%} where the model computes on the CPU",
+        is_beyond=share > LARGEST_OTHERS and isinstance(evidence.gpus, Missing),
+        advice="they take from the server what its figures are measured by, and what its requests wait for: stop them, "
+        "move clients to another machine, or give the server cores of its own (resources.requests.cpu, taskset)",
+        figures={"others_share": share},
+    )
+
+
+def _server_share(machine: MachineEvidence, evidence: Evidence) -> float:
+    return machine.server_cpu_s / evidence.duration_s / machine.cores
 
 
 def _throttling(machine: MachineEvidence) -> Reading:

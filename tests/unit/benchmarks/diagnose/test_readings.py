@@ -148,6 +148,16 @@ def test_idle_cores_are_beyond_where_the_cpu_computes_and_requests_wait() -> Non
     assert verdict("CPU", machine=idle, models=(empty,), gpus=made.NO_GPU) is Verdict.FINE
 
 
+def test_other_processes_are_beyond_where_the_cpu_computes() -> None:
+    busy = made.machine(idle_share=0.0, steal_share=0.0, server_cpu_s=0.0)
+    found = reading("CPU of other processes", machine=busy, gpus=made.NO_GPU)
+    assert found.verdict is Verdict.BEYOND
+    assert found.figures == {"others_share": 1.0}
+    assert verdict("CPU of other processes", machine=busy) is Verdict.FINE
+    quiet = made.machine(idle_share=0.95, steal_share=0.0, server_cpu_s=0.0)
+    assert verdict("CPU of other processes", machine=quiet, gpus=made.NO_GPU) is Verdict.FINE
+
+
 def test_memory_is_told_as_a_multiple_of_the_models_files() -> None:
     assert "301 MB in 2 processes, 100 times the 3.0 MB of its models' files" in reading("server memory").value
     unknown = reading("server memory", machine=made.machine(model_bytes=Missing("the repository cannot be read")))
