@@ -15,7 +15,7 @@ from builder.console import show_progress
 from builder.durable import replace_file
 from builder.errors import BuilderError, SpecError
 from trainer.checkpoints.file import CheckpointMeta, Found, newest_valid, read_checkpoint
-from trainer.checkpoints.opening import bring_back, open_stores
+from trainer.checkpoints.opening import bring_back, copy_results, open_stores
 from trainer.checkpoints.retention import Retention
 from trainer.checkpoints.writer import CheckpointWriter
 from trainer.data import TrainData, read_training_data
@@ -293,6 +293,8 @@ class _Run:
         if self._writer.failures and newest_valid(self._folder / CHECKPOINTS) is None:
             raise CheckpointError(f"the training is done and nothing could be saved: {self._writer.failures[-1]}")
         path = self._results.finish(training, start=self._started, parts=parts)
+        if self._settings.stores:
+            copy_results(self._settings, self._say)
         self._say(f"{path}\nbuild it: python -m builder build --weights {self._results.best}")
 
 

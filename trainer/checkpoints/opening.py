@@ -6,6 +6,7 @@ from pathlib import Path
 
 from builder.errors import SpecError
 from trainer.checkpoints.file import Found, newest_valid
+from trainer.checkpoints.finished import copy_finished
 from trainer.checkpoints.remote import Remote
 from trainer.checkpoints.restore import restore
 from trainer.checkpoints.retention import Retention
@@ -54,6 +55,14 @@ def bring_back(settings: TrainSettings, folder: Path, say: Say) -> Found | None:
         except StoreError as e:
             say(f"warning: {e}")
     return None
+
+
+def copy_results(settings: TrainSettings, say: Say) -> None:
+    """Have run.json and the weights of a finished run at its stores; what fails is told."""
+    try:
+        copy_finished(_remotes(settings), settings.run, key=read_key(settings.store_key_file), say=say)
+    except SpecError as e:
+        say(f"warning: {settings.run} was not copied to its stores: {e}")
 
 
 def _remotes(settings: TrainSettings) -> list[Remote]:

@@ -36,6 +36,33 @@ class Restored:
     """The checkpoint of the best validated epoch, where that is another and verifies: it holds the best weights."""
 
 
+class DamagedError(CheckpointError):
+    """What arrived is not what was sent."""
+
+
+class Again:
+    """Asks a store again where it fails, or where what arrives is not what was sent."""
+
+    def __init__(self, retries: Retries, say: Say) -> None:
+        """``say`` is told of each failure that is tried again."""
+        self._retries, self._say = retries, say
+
+    def __call__(self, work: Callable[[], Value]) -> Value:
+        """What ``work`` gives; raises what it raises when it has failed too often, or is refused."""
+        attempts = 0
+        while True:
+            try:
+                return work()
+            except RefusedError:
+                raise
+            except (StoreError, DamagedError) as e:
+                attempts += 1
+                if attempts >= self._retries.attempts:
+                    raise
+                self._say(f"{e} It is tried again.")
+                time.sleep(self._retries.wait_s(attempts))
+
+
 def restore(
     remote: Remote, folder: Path, *, key: bytes | None, say: Say, retries: Retries | None = None
 ) -> Restored | None:
@@ -47,7 +74,7 @@ def restore(
         StoreError: the store cannot be reached.
         CheckpointError: none verifies, or one cannot be written here.
     """
-    again = _Again(retries or Retries(), say)
+    again = Again(retries or Retries(), say)
     names = again(remote.checkpoints)
     if not names:
         runs = again(remote.runs)
@@ -88,7 +115,7 @@ def restore(
     return Restored(path=folder / f"{meta.name}.pt", meta=meta, passed_over=tuple(passed_over), best=best)
 
 
-def fetch(remote: Remote, stored: Stored, folder: Path, *, key: bytes | None, again: _Again) -> Path:
+def fetch(remote: Remote, stored: Stored, folder: Path, *, key: bytes | None, again: Again) -> Path:
     """Write one checkpoint of the store into ``folder``; its path.
 
     Raises:
@@ -107,31 +134,6 @@ def fetch(remote: Remote, stored: Stored, folder: Path, *, key: bytes | None, ag
     return path
 
 
-class _DamagedError(CheckpointError):
-    """What arrived is not what was sent."""
-
-
-class _Again:
-    """Asks a store again where it fails, or where what arrives is not what was sent."""
-
-    def __init__(self, retries: Retries, say: Say) -> None:
-        self._retries, self._say = retries, say
-
-    def __call__(self, work: Callable[[], Value]) -> Value:
-        attempts = 0
-        while True:
-            try:
-                return work()
-            except RefusedError:
-                raise
-            except (StoreError, _DamagedError) as e:
-                attempts += 1
-                if attempts >= self._retries.attempts:
-                    raise
-                self._say(f"{e} It is tried again.")
-                time.sleep(self._retries.wait_s(attempts))
-
-
 def _read(remote: Remote, name: str, key: bytes | None) -> Stored:
     content = remote.read(f"{name}.json")
     try:
@@ -139,17 +141,17 @@ def _read(remote: Remote, name: str, key: bytes | None) -> Stored:
     except SealError:
         raise
     except CheckpointError as e:
-        raise _DamagedError(str(e)) from e
+        raise DamagedError(str(e)) from e
 
 
 def _download(remote: Remote, stored: Stored, local: Path) -> None:
     remote.get(stored.object_name, local)
     name = stored.object_name
     if (size := local.stat().st_size) != stored.size_bytes:
-        raise _DamagedError(f"{name} is cut short: expected {stored.size_bytes} bytes, got {size}.")
+        raise DamagedError(f"{name} is cut short: expected {stored.size_bytes} bytes, got {size}.")
     with local.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != stored.sha256:
-            raise _DamagedError(f"{name} is damaged: its sha256 is not that of its sidecar.")
+            raise DamagedError(f"{name} is damaged: its sha256 is not that of its sidecar.")
 
 
 def _unseal_file(sealed: Path, plain: Path, stored: Stored, key: bytes | None, run: str) -> None:
@@ -168,7 +170,7 @@ def _fetch_best(
     folder: Path,
     *,
     key: bytes | None,
-    again: _Again,
+    again: Again,
     say: Say,
 ) -> Path | None:
     validated = [each for each in [*reversed(others), taken] if each.record.meta.fitness is not None]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from builder.manifest import record_of
+from builder.training_run import origin_of
 from tests.unit.trainer.conftest import Train
+from trainer.checkpoints.finished import bring_back_finished, copy_finished
+from trainer.checkpoints.remote import Remote
 from trainer.cli import main
+from trainer.errors import CheckpointError
 
 Lost = tuple[Path, Path]
 
@@ -27,6 +33,7 @@ def lost(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Lost:
 def store_at(lost: Lost, folder: Path, last: str) -> tuple[str, ...]:
     """The arguments of a copy of the store in which ``last`` is the newest."""
     store = Path(shutil.copytree(lost[0], folder / "store"))
+    (store / "run" / "finished.json").unlink()
     for path in (store / "run").glob("*.json"):
         if path.stem > last:
             path.unlink()
@@ -61,6 +68,70 @@ def test_restored_run_knows_its_arguments(
     assert "brought back" not in capsys.readouterr().out
     for name in ("weights/best.pt", "weights/last.pt"):
         assert (fresh / name).read_bytes() == (whole_run / name).read_bytes(), name
+
+
+def restored(lost: Lost, store: Path, folder: Path) -> int:
+    key = ("--key-file", str(lost[1]))
+    return main(["restore", "--from", f"file://{store}", "--run", "run", "--to", str(folder), *key])
+
+
+def test_finished_run_comes_back_with_its_weights_and_record(
+    lost: Lost, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fresh, here = tmp_path / "fresh" / "run", lost[0].parent / "run"
+    assert restored(lost, lost[0], fresh) == 0
+    assert "the run is finished: weights/best.pt, weights/last.pt, run.json" in capsys.readouterr().out
+    for name in ("run.json", "weights/best.pt", "weights/last.pt"):
+        assert (fresh / name).read_bytes() == (here / name).read_bytes(), name
+    weights = fresh / "weights" / "best.pt"
+    origin = origin_of(weights, record_of(weights).sha256, None)
+    assert origin.training
+    assert not any(b"best.pt" in path.read_bytes() for path in (lost[0] / "run").iterdir()), "they are sealed"
+
+    (fresh / "run.json").write_text("my own")
+    assert restored(lost, lost[0], fresh) == 0
+    assert (fresh / "run.json").read_text() == "my own"
+
+
+def test_damaged_weights_at_the_store_are_told_and_the_checkpoints_come_back(
+    lost: Lost, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.checkpoints.restore.time.sleep", lambda seconds: None)
+    store = Path(shutil.copytree(lost[0], tmp_path / "store"))
+    (best,) = (store / "run").glob("best-*.pt.sealed")
+    content = bytearray(best.read_bytes())
+    content[len(content) // 2] ^= 1
+    best.write_bytes(content)
+    fresh = tmp_path / "fresh" / "run"
+    assert restored(lost, store, fresh) == 0
+    said = capsys.readouterr().out
+    assert "warning: run.json and the weights were not brought back: run/weights/best.pt was changed" in said
+    assert "go on: python -m trainer train" in said
+    assert not (fresh / "run.json").exists()
+    assert list((fresh / "checkpoints").glob("*.pt"))
+
+
+@pytest.mark.parametrize("path", ["../outside.pt", "/etc/passwd", "weights/../../x.pt"])
+def test_store_names_no_file_outside_the_run(tmp_path: Path, path: str) -> None:
+    remote = Remote(f"file://{tmp_path / 'store'}", "run")
+    each = {"path": path, "object": f"best-{'0' * 16}.pt", "bytes": 1, "sha256": "0" * 64}
+    remote.write("finished.json", json.dumps({"format": 1, "files": [each]}).encode())
+    with pytest.raises(CheckpointError, match="names no file of a run"):
+        bring_back_finished(remote, tmp_path / "run", key=None, say=print)
+
+
+def test_store_that_fails_at_the_end_costs_the_copy_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.checkpoints.restore.time.sleep", lambda seconds: None)
+    run = tmp_path / "run"
+    (run / "weights").mkdir(parents=True)
+    (run / "weights" / "best.pt").write_bytes(b"weights")
+    (run / "run.json").write_text("{}")
+    (tmp_path / "file").write_text("no folder")
+    there, told = Remote(f"file://{tmp_path / 'store'}", "run"), []
+    copy_finished([Remote(f"file://{tmp_path / 'file'}", "run"), there], run, key=None, say=told.append)
+    assert told[-1].startswith(f"warning: file://{tmp_path / 'file'} has not got run.json and the weights")
+    assert bring_back_finished(there, tmp_path / "back", key=None, say=print)
+    assert (tmp_path / "back" / "weights" / "best.pt").read_bytes() == b"weights"
 
 
 @pytest.mark.parametrize(
