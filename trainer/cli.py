@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from builder.errors import BuilderError
 from builder.signals import Interrupted
 
-ROOMS = ("restore", "train")
+ROOMS = ("restore", "search", "train")
 """Commands; ``trainer/<name>_command.py`` has ``HELP``, ``add_arguments`` and ``run``."""
 
 

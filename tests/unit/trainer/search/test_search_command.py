@@ -1,0 +1,95 @@
+"""Requests for a search that are refused before anything is started."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from trainer.cli import main
+from trainer.search.record import EarlyStopping, Search
+from trainer.search.space import Dimension, Kind, Space
+from trainer.search_command import _share
+from trainer.settings import TrainSettings
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    path = tmp_path / "space.yaml"
+    path.write_text("mosaic: {uniform: [0, 1]}\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--trials", "0"), "--trials: expected a whole number of 1 or more"),
+        (("--set", "mosaic=1"), "mosaic stands in --space and on the command line"),
+        (("--devices", "cpu,cpu"), "--devices: a search takes none: --gpus-per-trial"),
+        (("--store", "s3://bucket"), "--store: a search takes none"),
+        (("--num-workers", "2"), "--num-workers: a search takes none"),
+        (("--lr0", "0.1"), "--lr0 goes with --optimizer"),
+        (("--imgsz", "65"), "a multiple of 32"),
+        (("--reduction", "1"), "--reduction of 2 or more, got 1 and 1"),
+        (("--first-rung", "2", "--early-stopping", "none"), "leave out --early-stopping none"),
+        (("--trials-at-once", "0"), "--trials-at-once: expected a whole number of 1 or more"),
+        (("--gpus-per-trial", "1.5"), "--gpus-per-trial: expected 0, 1 or a part of one"),
+        (("--data", "/nowhere/data.yaml"), "expected a data.yaml"),
+        (("--ray", "nowhere"), "--ray nowhere: expected local"),
+        (("--resume",), "holds no search to go on with"),
+    ],
+)
+def test_wrong_request_is_told_and_leaves_nothing(
+    dataset: Path, space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], told: str
+) -> None:
+    run = tmp_path / "search"
+    fixed = ("--data", str(dataset), "--model", "yolo11n.yaml", "--epochs", "3", "--trials", "2")
+    assert main(["search", "--run", str(run), "--space", str(space), *fixed, *more]) == 2
+    assert told in capsys.readouterr().err
+    assert not run.exists()
+
+
+def test_search_goes_on_only_as_it_was_begun(
+    dataset: Path, tmp_path: Path, space: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = Search(
+        folder=tmp_path / "search",
+        space=Space((Dimension(name="mosaic", kind=Kind.CHOICE, values=(0.0, 1.0)),)),
+        settings=TrainSettings(data=dataset, run=tmp_path / "search", model="yolo11n.yaml", epochs=3),
+        early_stopping=EarlyStopping(first=1, reduction=3),
+        data_hash="of other data",
+        trials=[],
+    )
+    search.plan(4)
+    search.write()
+    before = (search.folder / "search.json").read_bytes()
+    for more, told in (
+        (("--epochs", "5"), "--epochs 5: the search was begun with 3"),
+        (("--space", str(space)), "is not that of the search"),
+        (("--reduction", "4"), "early stopping was begun with other numbers"),
+        (("--trials", "3"), "--trials: expected a whole number of 4 or more"),
+        ((), "are not those that the search was begun with"),
+    ):
+        assert main(["search", "--run", str(search.folder), "--resume", *more]) == 2
+        assert told in capsys.readouterr().err
+    assert main(["search", "--run", str(search.folder), "--space", str(space), "--trials", "2"]) == 2
+    assert "is not empty: go on with it by --resume" in capsys.readouterr().err
+    assert (search.folder / "search.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("at_once", "cpus", "trials", "expected"),
+    [
+        (None, None, 20, (8, 1)),
+        (None, None, 2, (2, 4)),
+        (3, None, 20, (3, 2)),
+        (None, 4, 20, (2, 4)),
+        (1, 1, 20, (1, 1)),
+        (16, None, 20, (16, 1)),
+    ],
+)
+def test_cores_are_shared_out(at_once: int | None, cpus: int | None, trials: int, expected: tuple[int, int]) -> None:
+    arguments = argparse.Namespace(trials_at_once=at_once, cpus_per_trial=cpus, gpus_per_trial=0.0)
+    share = _share(arguments, 8, trials)
+    assert (share.at_once, share.cpus) == expected

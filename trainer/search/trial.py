@@ -1,0 +1,117 @@
+"""What runs in a worker of Ray: one trial, which is one training."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import signal
+import threading
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from builder.durable import locked
+from builder.errors import BuilderError
+from builder.signals import Interrupted
+from trainer.interruption import Interruption
+from trainer.search.record import METRIC
+from trainer.settings import settings_from_json
+
+LEAVE = ".leave"
+"""A file among the trials' folders: who sees it saves and leaves. A signal would not reach other machines."""
+_LOOK_S = 0.3
+_FORMER_GONE_S = 60.0
+"""A search that was killed may leave a trial behind for a moment, which writes to the same folder."""
+
+
+def run_trial(config: Mapping[str, int], requests: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """Train the trial ``config["number"]``, and tell Ray Tune its epochs; how it ended.
+
+    What its folder holds already is told at once, and is not trained again.
+    """
+    settings = settings_from_json(requests[config["number"]])
+    folder = settings.run
+    leave, log = folder.with_name(LEAVE), folder.with_suffix(".log")
+    try:
+        with locked(lock_of(folder), _FORMER_GONE_S), log.open("a", encoding="utf-8", buffering=1) as lines:
+            if leave.exists():
+                return {"ended": "cut"}
+            told = _Told()
+            for row in _rows(folder / "results.csv"):
+                told.tell(row)
+            interruption = Interruption(settings.grace_s)
+            begun = folder.exists() and any(folder.iterdir())
+            with _asked_by(leave, interruption):
+                return _train(dataclasses.replace(settings, resume=begun), interruption, told, lines)
+    except OSError as e:
+        return {"ended": "failed", "reason": f"{e.filename or folder}: {e.strerror or e}"}
+
+
+def lock_of(folder: Path) -> Path:
+    """The file that a trial holds locked as long as it writes to its folder."""
+    return folder.with_suffix(".lock")
+
+
+class _Told:
+    """What Ray Tune knows of the trial."""
+
+    def __init__(self) -> None:
+        self._epoch = 0
+
+    def tell(self, row: Mapping[str, Any]) -> None:
+        """Tell a new epoch's figure; returns when the trial may go on, and leaves the thread where it may not."""
+        from ray import tune
+
+        epoch, fitness = int(float(row["epoch"])), row.get(METRIC)
+        if epoch > self._epoch and fitness not in (None, ""):
+            self._epoch = epoch
+            tune.report({"epoch": epoch, "fitness": float(fitness or 0.0)})
+
+
+def _train(settings: Any, interruption: Interruption, told: _Told, lines: Any) -> dict[str, Any]:
+    from trainer.run import train
+
+    try:
+        train(settings, say=lambda line: print(line, file=lines), observers=(told.tell,), interruption=interruption)
+    except Interrupted:
+        return {"ended": "cut"}
+    except BuilderError as e:
+        reason = str(e)
+    except Exception as e:
+        # Of a library, or a mistake of ours: the other trials go on.
+        traceback.print_exc(file=lines)
+        reason = f"{type(e).__name__}: {(str(e).strip() or 'no message').splitlines()[0][:300]}"
+    else:
+        return {"ended": "done"}
+    print(f"error: {reason}", file=lines)
+    return {"ended": "failed", "reason": reason}
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+
+
+@contextlib.contextmanager
+def _asked_by(leave: Path, interruption: Interruption) -> Iterator[None]:
+    """Have the training leave when the file appears."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_LOOK_S):
+            if leave.exists():
+                interruption.ask(signal.SIGTERM)
+                return
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        looking.join()
