@@ -53,6 +53,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     where.add_argument("--threads", type=int, metavar="N", help="of a process on a CPU (default: the cores shared)")
     where.add_argument("--cache", choices=("ram", "disk"), help="keep decoded images")
     where.add_argument("--max-restarts", type=int, metavar="N", help="of processes that died (default: 0)")
+    where.add_argument("--ray", metavar="ADDRESS",
+                       help="train in workers of Ray: local, auto, or HOST:PORT of a cluster")  # fmt: skip
+    where.add_argument("--num-workers", type=int, metavar="N", help="of them; each on one of --devices cpu or 0")
     keep = command.add_argument_group("what is kept; a checkpoint at the end of each epoch always is")
     keep.add_argument("--save-steps", type=int, metavar="N", help="a checkpoint every N steps")
     keep.add_argument("--save-minutes", type=float, metavar="M", help="and every M minutes (default: 15)")
@@ -78,6 +81,17 @@ def run(arguments: argparse.Namespace) -> int:
     from trainer.launch import launch
 
     settings, changes = settings_of(arguments)
+    if arguments.ray is not None:
+        from trainer.ray_training import train_on_ray
+
+        if arguments.num_workers is None or arguments.num_workers < 1:
+            raise SpecError(f"--ray goes with --num-workers of 1 or more, got {arguments.num_workers}.")
+        for change in changes:
+            _say(f"changed: {change}")
+        train_on_ray(settings, address=arguments.ray, workers=arguments.num_workers, say=_say)
+        return 0
+    if arguments.num_workers is not None:
+        raise SpecError("--num-workers goes with --ray; without it --devices names a process each, such as cpu,cpu.")
     devices = parse_devices(settings.devices)
     check_devices(devices)
     if devices.processes > 1 and "WORLD_SIZE" not in os.environ:
