@@ -25,6 +25,7 @@ ROOMS: tuple[str, ...] = (
     "load",
     "peers",
     "scaling",
+    "search",
     "tune",
 )
 """Commands with a package of their own, whose module ``command`` has ``HELP``, ``add_arguments`` and ``run``."""

@@ -1,0 +1,1 @@
+"""What a search gains by trials side by side."""
