@@ -127,7 +127,8 @@ def _new(arguments: argparse.Namespace, given: dict[str, Any]) -> Search:
     if not {"weights", "model"} & (names | given.keys()):
         raise SpecError("expected what to start from: --weights FILE.pt, or --model yolo11n.yaml for random ones.")
     for name in sorted(names & (given.keys() | given.get("hyperparameters", {}).keys())):
-        raise SpecError(f"{name} stands in --space and on the command line: leave it out in one of them.")
+        # A training's arguments, of a file for example, stay as they are where some of them are searched.
+        _say(f"{name} is searched: what the command line gives it is not used")
     settings = TrainSettings(**given)
     search = Search(
         folder=given["run"],

@@ -17,7 +17,7 @@ from builder.errors import BuilderError
 from builder.signals import Interrupted
 from trainer.interruption import Interruption
 from trainer.search.record import METRIC
-from trainer.settings import settings_from_json
+from trainer.settings import TrainSettings, settings_from_json
 
 LEAVE = ".leave"
 """A file among the trials' folders: who sees it saves and leaves. A signal would not reach other machines."""
@@ -42,9 +42,8 @@ def run_trial(config: Mapping[str, int], requests: Mapping[int, Mapping[str, Any
             for row in _rows(folder / "results.csv"):
                 told.tell(row)
             interruption = Interruption(settings.grace_s)
-            begun = folder.exists() and any(folder.iterdir())
             with _asked_by(leave, interruption):
-                return _train(dataclasses.replace(settings, resume=begun), interruption, told, lines)
+                return _train(settings, interruption, told, lines)
     except OSError as e:
         return {"ended": "failed", "reason": f"{e.filename or folder}: {e.strerror or e}"}
 
@@ -70,10 +69,16 @@ class _Told:
             tune.report({"epoch": epoch, "fitness": float(fitness or 0.0)})
 
 
-def _train(settings: Any, interruption: Interruption, told: _Told, lines: Any) -> dict[str, Any]:
-    from trainer.run import train
+def _train(settings: TrainSettings, interruption: Interruption, told: _Told, lines: Any) -> dict[str, Any]:
+    from trainer.run import stored_settings, train
 
     try:
+        if settings.run.exists() and any(settings.run.iterdir()):
+            begun = stored_settings(settings.run)
+            # The teacher's file is compared with the one that the trial has begun with.
+            settings = dataclasses.replace(
+                settings, resume=True, teacher_sha256=begun.teacher_sha256 if begun else None
+            )
         train(settings, say=lambda line: print(line, file=lines), observers=(told.tell,), interruption=interruption)
     except Interrupted:
         return {"ended": "cut"}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from trainer.cli import main
+from trainer.cli import main, parser
 from trainer.search.record import EarlyStopping, Search
 from trainer.search.space import Dimension, Kind, Space
-from trainer.search_command import _share
+from trainer.search_command import _share, search_of
 from trainer.settings import TrainSettings
 
 
@@ -25,7 +25,6 @@ def space(tmp_path: Path) -> Path:
     ("more", "told"),
     [
         (("--trials", "0"), "--trials: expected a whole number of 1 or more"),
-        (("--set", "mosaic=1"), "mosaic stands in --space and on the command line"),
         (("--devices", "cpu,cpu"), "--devices: a search takes none: --gpus-per-trial"),
         (("--store", "s3://bucket"), "--store: a search takes none"),
         (("--num-workers", "2"), "--num-workers: a search takes none"),
@@ -48,6 +47,18 @@ def test_wrong_request_is_told_and_leaves_nothing(
     assert main(["search", "--run", str(run), "--space", str(space), *fixed, *more]) == 2
     assert told in capsys.readouterr().err
     assert not run.exists()
+
+
+def test_what_is_searched_goes_before_the_command_line_and_is_told(
+    dataset: Path, space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--model", "yolo11n.yaml", "--set", "mosaic=1", "--set", "box=7", "--trials", "2", "--space", str(space))
+    search = search_of(
+        parser().parse_args(["search", "--run", str(tmp_path / "search"), "--data", str(dataset), *words])
+    )
+    assert capsys.readouterr().out == "mosaic is searched: what the command line gives it is not used\n"
+    trial = search.trials[1]
+    assert search.settings_of(trial).hyperparameters == {"mosaic": trial.values["mosaic"], "box": 7.0}
 
 
 def test_search_goes_on_only_as_it_was_begun(
