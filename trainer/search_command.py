@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from builder.durable import locked, make_folders
 from builder.errors import SpecError
-from builder.signals import interrupted_by
+from builder.signals import Interruption, interrupted_by
 from trainer import train_command
 from trainer.errors import TrainingError
 from trainer.ray_runtime import LOCAL, started_ray
 from trainer.settings import MANNER, TrainSettings, flag
 
 if TYPE_CHECKING:
-    from trainer.search.record import EarlyStopping, Search, Share
+    from trainer.search.record import EarlyStopping, Room, Search, Share
 
 HELP = "try settings in trainings side by side, and stop early those that fall behind"
 _REFUSED = {
@@ -65,23 +65,33 @@ def run(arguments: argparse.Namespace) -> int:
         raise SpecError("search needs Ray Tune, which is not installed: pip install 'yolo-triton[ray]'.")
     search = search_of(arguments)
     _check_share(arguments)
-    address = arguments.ray or LOCAL
-    share = _share(arguments, len(os.sched_getaffinity(0)), len(search.trials))
     with interrupted_by(signal.SIGTERM, signal.SIGINT) as interruption, contextlib.ExitStack() as undo:
         make_folders(search.folder, undo)
         try:
             undo.enter_context(locked(search.folder / ".lock", 0))
         except TimeoutError as e:
             raise SpecError(f"another search runs in {search.folder}.") from e
-        gpus = None if share.gpus else 0
-        with started_ray(address, cpus=share.at_once * share.cpus, gpus=gpus):
-            from trainer.search.tuning import check_share, run_trials
+        if not all(trial.state.over for trial in search.trials):
+            _run_trials(search, arguments, interruption)
+        return _finish(search)
 
-            check_share(share)
-            search.write()
-            _say(_plan(search, share))
-            run_trials(search, share, interruption, _say)
-    return _finish(search)
+
+def _run_trials(search: Search, arguments: argparse.Namespace, interruption: Interruption) -> None:
+    from trainer.search.record import Room
+
+    address, cores = arguments.ray or LOCAL, len(os.sched_getaffinity(0))
+    own = address == LOCAL and not arguments.gpus_per_trial
+    share = _share(arguments, Room(cpus=cores, cpus_of_one=cores, gpus=0), len(search.trials))
+    given_away = {"cpus": share.at_once * share.cpus, "gpus": 0} if own else {}
+    with started_ray(address, **given_away):
+        from trainer.search.tuning import check_share, room, run_trials
+
+        if not own:
+            share = _share(arguments, room(), len(search.trials))
+        check_share(share)
+        search.write()
+        _say(_plan(search, share))
+        run_trials(search, share, interruption, _say)
 
 
 def search_of(arguments: argparse.Namespace) -> Search:
@@ -194,14 +204,15 @@ def _check_share(arguments: argparse.Namespace) -> None:
         raise SpecError(f"--gpus-per-trial: expected 0, 1 or a part of one such as 0.5, got {gpus:g}.")
 
 
-def _share(arguments: argparse.Namespace, cores: int, trials: int) -> Share:
-    """By default as many trials at once as there are cores; what they leave over is shared out."""
+def _share(arguments: argparse.Namespace, room: Room, trials: int) -> Share:
+    """By default as many trials at once as there are cores, or GPUs; the cores are shared out."""
     from trainer.search.record import Share
 
-    at_once, cpus = arguments.trials_at_once, arguments.cpus_per_trial
+    at_once, cpus, gpus = arguments.trials_at_once, arguments.cpus_per_trial, arguments.gpus_per_trial
     if at_once is None:
-        at_once = min(max(cores // (cpus or 1), 1), trials)
-    return Share(at_once=at_once, cpus=cpus or max(cores // at_once, 1), gpus=arguments.gpus_per_trial)
+        places = room.gpus / gpus if gpus else room.cpus / (cpus or 1)
+        at_once = min(max(int(places), 1), trials)
+    return Share(at_once=at_once, cpus=cpus or max(min(room.cpus // at_once, room.cpus_of_one), 1), gpus=gpus)
 
 
 def _plan(search: Search, share: Share) -> str:
@@ -230,6 +241,8 @@ def _finish(search: Search) -> int:
         raise TrainingError("no trial ended as it should: see above, and the .log files beside the trials' folders.")
     import shlex
 
+    if any(not trial.state.over for trial in search.trials):
+        _say("what has died is tried again by --resume")
     _say(f"best: trial {best.number}, {search.runs / best.name / 'weights' / 'best.pt'}")
     _say(f"train it whole: {shlex.join(['python', '-m', 'trainer', *search.command(best)])}")
     return 0

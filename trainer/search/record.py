@@ -108,6 +108,16 @@ class Share:
     gpus: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Room:
+    """What there is for all trials."""
+
+    cpus: int
+    cpus_of_one: int
+    """Of the largest machine."""
+    gpus: float
+
+
 @dataclass(kw_only=True, slots=True)
 class Search:
     """A search: what is searched, how, and every trial of it."""

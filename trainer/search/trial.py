@@ -76,9 +76,8 @@ def _train(settings: TrainSettings, interruption: Interruption, told: _Told, lin
         if settings.run.exists() and any(settings.run.iterdir()):
             begun = stored_settings(settings.run)
             # The teacher's file is compared with the one that the trial has begun with.
-            settings = dataclasses.replace(
-                settings, resume=True, teacher_sha256=begun.teacher_sha256 if begun else None
-            )
+            teacher = begun.teacher_sha256 if begun else None
+            settings = dataclasses.replace(settings, resume=True, teacher_sha256=teacher)
         train(settings, say=lambda line: print(line, file=lines), observers=(told.tell,), interruption=interruption)
     except Interrupted:
         return {"ended": "cut"}

@@ -15,12 +15,14 @@ from typing import Any
 import ray
 from ray import tune
 from ray.exceptions import RayActorError, RayError
+from ray.tune.error import TuneError
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from builder.durable import locked
 from builder.errors import SpecError
 from builder.signals import Interruption
-from trainer.search.record import Search, Share, State, Trial, shown
+from trainer.errors import TrainingError
+from trainer.search.record import Room, Search, Share, State, Trial, shown
 from trainer.search.trial import LEAVE, lock_of, run_trial
 
 _RAYS = "ray"
@@ -40,14 +42,23 @@ _ENVIRONMENT = {
 }
 
 
+def room() -> Room:
+    """What Ray has."""
+    machines = _machines()
+    return Room(
+        cpus=int(sum(each.get("CPU", 0) for each in machines)),
+        cpus_of_one=int(max((each.get("CPU", 0) for each in machines), default=0)),
+        gpus=sum(each.get("GPU", 0) for each in machines),
+    )
+
+
 def check_share(share: Share) -> None:
     """Pass where Ray can give a trial what it wants: it would wait for it forever.
 
     Raises:
         SpecError: no machine has as much.
     """
-    nodes: Any = ray.nodes  # it has no types
-    machines = [node["Resources"] for node in nodes() if node["Alive"]]
+    machines = _machines()
     if any(each.get("CPU", 0) >= share.cpus and each.get("GPU", 0) >= share.gpus for each in machines):
         return
     there = "; ".join(f"{each.get('CPU', 0):g} CPU(s) and {each.get('GPU', 0):g} GPU(s)" for each in machines)
@@ -62,6 +73,7 @@ def run_trials(search: Search, share: Share, interruption: Interruption, say: Ca
 
     Raises:
         Interrupted: a signal came; the trials that ran have saved their state and left.
+        TrainingError: Ray is gone, or the search's own files cannot be written.
     """
     # Begun ones first: early stopping compares with what they have reached.
     left = sorted(
@@ -97,6 +109,8 @@ def run_trials(search: Search, share: Share, interruption: Interruption, say: Ca
             # Ray puts a KeyboardInterrupt of its own in the place of the one that a handler raises.
             interruption.check()
             raise
+        except (TuneError, RayError) as e:
+            raise TrainingError(f"Ray Tune gave up: {_last_line(e)}; --resume goes on with the search.") from e
 
 
 class _Recorded(tune.Callback):
@@ -158,6 +172,11 @@ class _Recorded(tune.Callback):
         return self._search.trials[number - 1]
 
 
+def _machines() -> list[Mapping[str, float]]:
+    nodes: Any = ray.nodes  # it has no types
+    return [node["Resources"] for node in nodes() if node["Alive"]]
+
+
 def _scheduler(search: Search) -> TrialScheduler:
     """ASHA, told of the trials that have ended in an earlier part of the search."""
     rules = search.early_stopping
@@ -215,9 +234,12 @@ def _reason(trial: Any) -> str:
     error = trial.get_error()
     if isinstance(error, RayActorError):
         return "its process was ended from outside, by the system for lack of memory for example"
-    text = str(error).strip() if error else ""
-    kind = type(error).__name__ if isinstance(error, RayError) else "Ray"
-    return f"{kind}: {text.splitlines()[-1][:300]}" if text else "its process could not be started"
+    return _last_line(error) if error else "its process could not be started"
+
+
+def _last_line(error: Exception) -> str:
+    """Of a traceback that an error has for its text: what was raised."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainer.cli import main, parser
-from trainer.search.record import EarlyStopping, Search
+from trainer.search.record import EarlyStopping, Room, Search
 from trainer.search.space import Dimension, Kind, Space
 from trainer.search_command import _share, search_of
 from trainer.settings import TrainSettings
@@ -90,17 +90,21 @@ def test_search_goes_on_only_as_it_was_begun(
 
 
 @pytest.mark.parametrize(
-    ("at_once", "cpus", "trials", "expected"),
+    ("at_once", "cpus", "gpus", "trials", "expected"),
     [
-        (None, None, 20, (8, 1)),
-        (None, None, 2, (2, 4)),
-        (3, None, 20, (3, 2)),
-        (None, 4, 20, (2, 4)),
-        (1, 1, 20, (1, 1)),
-        (16, None, 20, (16, 1)),
+        (None, None, 0.0, 20, (16, 1)),
+        (None, None, 0.0, 4, (4, 4)),
+        (None, None, 0.0, 1, (1, 8)),
+        (3, None, 0.0, 20, (3, 5)),
+        (None, 4, 0.0, 20, (4, 4)),
+        (32, None, 0.0, 40, (32, 1)),
+        (None, None, 1.0, 20, (2, 8)),
+        (None, None, 0.5, 20, (4, 4)),
     ],
 )
-def test_cores_are_shared_out(at_once: int | None, cpus: int | None, trials: int, expected: tuple[int, int]) -> None:
-    arguments = argparse.Namespace(trials_at_once=at_once, cpus_per_trial=cpus, gpus_per_trial=0.0)
-    share = _share(arguments, 8, trials)
+def test_two_machines_are_shared_out(
+    at_once: int | None, cpus: int | None, gpus: float, trials: int, expected: tuple[int, int]
+) -> None:
+    arguments = argparse.Namespace(trials_at_once=at_once, cpus_per_trial=cpus, gpus_per_trial=gpus)
+    share = _share(arguments, Room(cpus=16, cpus_of_one=8, gpus=2), trials)
     assert (share.at_once, share.cpus) == expected
