@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.guide_layout import write_guide_models
-from benchmarks.peers.processes import PeerError
+from benchmarks.peers.processes import PeerError, terminate
 from benchmarks.peers.roboflow import HOW_TO_GET_IT, roboflow_server, write_package
 from benchmarks.served import server_version, triton_server
 from builder.artifacts import CpuPrecision, NetworkModel
@@ -65,7 +65,7 @@ def contestants(weights: Path, roboflow_python: Path | None, folder: Path, progr
     repository = folder / "repository"
     network = _build(weights, repository, progress)
     taking_part = Field(network=network)
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, _asked_at_once(taking_part):
         _ours(taking_part, repository, stack)
         progress("this project is ready")
         others: dict[str, Callable[[], None]] = {
@@ -81,6 +81,16 @@ def contestants(weights: Path, roboflow_python: Path | None, folder: Path, progr
                 taking_part.not_run[name] = str(error)
                 progress(f"{name}: not run: {error}")
         yield taking_part
+
+
+@contextlib.contextmanager
+def _asked_at_once(taking_part: Field) -> Iterator[None]:
+    """Have all servers begin to stop where the benchmark is interrupted: each takes seconds."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        terminate(session for contestant in taking_part.contestants for session in contestant.sessions)
+        raise
 
 
 def _build(weights: Path, repository: Path, progress: Progress) -> NetworkModel:

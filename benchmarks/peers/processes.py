@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,7 +43,7 @@ class Worker:
         try:
             self._answer()
         except BaseException:
-            self.close()
+            self.close(at_once=True)
             raise
 
     def __enter__(self) -> Self:
@@ -54,7 +54,7 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the process."""
-        self.close()
+        self.close(at_once=kind is not None and issubclass(kind, KeyboardInterrupt | SystemExit))
 
     @property
     def pid(self) -> int:
@@ -68,8 +68,11 @@ class Worker:
             print(json.dumps({"do": what, **arguments}), file=self._process.stdin, flush=True)
         return self._answer()
 
-    def close(self) -> None:
-        """End the process."""
+    def close(self, *, at_once: bool = False) -> None:
+        """End the process; ``at_once`` whatever it does."""
+        if at_once:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         # It ends with its input.
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
@@ -97,6 +100,13 @@ def end(process: subprocess.Popen[str]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def terminate(sessions: Iterable[int]) -> None:
+    """Ask the leaders of these sessions to end; nobody waits for them here."""
+    for session in set(sessions):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(session, signal.SIGTERM)
 
 
 def last_line(log: int) -> str:

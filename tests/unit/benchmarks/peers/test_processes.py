@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,25 @@ def test_an_error_of_a_library_is_told_with_its_kind() -> None:
         pytest.raises(PeerError, match=r"^ConnectionRefusedError: "),
     ):
         worker.ask("boxes")
+
+
+def test_interrupted_benchmark_ends_a_client_that_is_busy_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It would end by itself when its request has timed out, after 60 s.
+    monkeypatch.setattr("benchmarks.peers.processes.END_S", 600)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        spec = {"kind": "roboflow", "port": silent.getsockname()[1], "model": "m", "names": [], "pictures": [__file__]}
+        threading.Thread(target=interrupt_when_connected, args=(silent,), daemon=True).start()
+        with pytest.raises(KeyboardInterrupt), Worker(spec) as worker:
+            worker.ask("boxes")
+        assert worker._process.returncode == -signal.SIGKILL
+
+
+def interrupt_when_connected(server: socket.socket) -> None:
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(1)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        connection.recv(1 << 24)
 
 
 def test_memory_is_that_of_the_sessions_and_no_other() -> None:
