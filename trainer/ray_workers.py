@@ -73,14 +73,14 @@ def work(config: dict[str, Any]) -> None:
         # Ultralytics, which reads it when it is imported, would take one process for several.
         os.environ.pop("RANK", None)
     if restarts and process.is_main:
-        desk.say(f"all workers are started anew, for the {restarts}. time")
+        desk.say(f"all workers are started anew: restart {restarts} of at most {request.settings.max_restarts}")
     interruption = Interruption(request.settings.grace_s)
     with _listening(desk, interruption):
         try:
             from trainer.run import train
 
-            os.chdir(_folder(request))
-            _check_seen(request, context.get_node_rank(), goes_on, process)
+            os.chdir(folder_of(request))
+            check_seen(request, context.get_node_rank(), goes_on, process)
             train(
                 dataclasses.replace(request.settings, resume=goes_on),
                 say=desk.say,
@@ -113,8 +113,12 @@ def _gpu() -> int:
     return index
 
 
-def _folder(request: Request) -> Path:
-    """The folder that the request was made in, where paths are relative to it."""
+def folder_of(request: Request) -> Path:
+    """The folder that the request was made in, where paths are relative to it.
+
+    Raises:
+        SpecError: it is not there.
+    """
     if request.folder.is_dir():
         return request.folder
     if all(path.is_absolute() for path in (request.settings.run, *(path for _, path in request.files))):
@@ -125,7 +129,12 @@ def _folder(request: Request) -> Path:
     )
 
 
-def _check_seen(request: Request, node: int, goes_on: bool, process: Process) -> None:
+def check_seen(request: Request, node: int, goes_on: bool, process: Process) -> None:
+    """Pass where this worker has what it reads and writes.
+
+    Raises:
+        SpecError: a file or the run's folder is not on a file system that its node shares.
+    """
     run = request.settings.run
     for name, path in request.files:
         if not path.exists():
