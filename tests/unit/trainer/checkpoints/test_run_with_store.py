@@ -11,10 +11,14 @@ import pytest
 from builder.manifest import record_of
 from builder.training_run import origin_of
 from tests.unit.trainer.conftest import Train
+from trainer import run
 from trainer.checkpoints.finished import bring_back_finished, copy_finished
 from trainer.checkpoints.remote import Remote
 from trainer.cli import main
+from trainer.distribution import Process
 from trainer.errors import CheckpointError
+from trainer.run import stored_settings
+from trainer.settings import merged
 
 Lost = tuple[Path, Path]
 
@@ -68,6 +72,21 @@ def test_restored_run_knows_its_arguments(
     assert "brought back" not in capsys.readouterr().out
     for name in ("weights/best.pt", "weights/last.pt"):
         assert (fresh / name).read_bytes() == (whole_run / name).read_bytes(), name
+
+
+def test_node_that_had_the_run_before_takes_what_its_store_has_of_another_node(
+    train: Train, whole_run: Path, lost: Lost, tmp_path: Path
+) -> None:
+    fresh, older = tmp_path / "fresh" / "run", store_at(lost, tmp_path / "older", "e0000-s00000004")
+    assert restored(lost, Path(older[1].removeprefix("file://")), fresh) == 0
+    newer = store_at(lost, tmp_path, "e0001-s00000010")
+    begun = stored_settings(fresh)
+    assert begun
+    settings, _ = merged(begun, {"run": fresh, "resume": True, "stores": (newer[1],), "store_key_file": lost[1]})
+    said: list[str] = []
+    run.train(settings, say=said.append, process=Process(elsewhere=True))
+    assert any(line.startswith("resumed from e0001-s00000010") for line in said), said
+    assert (fresh / "weights/last.pt").read_bytes() == (whole_run / "weights/last.pt").read_bytes()
 
 
 def restored(lost: Lost, store: Path, folder: Path) -> int:
