@@ -1,15 +1,19 @@
-"""Small models for a real tritonserver."""
+"""Small models for a real tritonserver, and small trainings."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 import builder.backends
+
+if TYPE_CHECKING:
+    from tests.trainings import Training
 
 WriteModel = Callable[..., Path]
 
@@ -44,6 +48,25 @@ def write_model() -> WriteModel:
         return repository / name
 
     return write
+
+
+@pytest.fixture(scope="session")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    """Of a small network on few images, as processes of its own."""
+    from tests.trainings import Training, write_dataset, write_network
+
+    folder = tmp_path_factory.mktemp("small")
+    return Training(write_dataset(folder / "data"), write_network(folder))
+
+
+@pytest.fixture(scope="session")
+def two_processes(training: Training, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes that torchrun's agent has started, nothing interrupted."""
+    from tests.trainings import TWO
+
+    run = tmp_path_factory.mktemp("two") / "run"
+    training.finish(run, *TWO)
+    return run
 
 
 def _graph() -> bytes:

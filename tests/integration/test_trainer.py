@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import random
@@ -20,15 +19,7 @@ from tests.trainings import (
     state_of,
     steps_of,
     wait_for_step,
-    write_dataset,
-    write_network,
 )
-
-
-@pytest.fixture(scope="module")
-def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
-    folder = tmp_path_factory.mktemp("small")
-    return Training(write_dataset(folder / "data"), write_network(folder))
 
 
 @pytest.fixture(scope="module")
@@ -36,22 +27,6 @@ def one_process(training: Training, tmp_path_factory: pytest.TempPathFactory) ->
     run = tmp_path_factory.mktemp("one") / "run"
     training.finish(run)
     return run
-
-
-@pytest.fixture(scope="module")
-def two_processes(training: Training, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("two") / "run"
-    training.finish(run, *TWO)
-    return run
-
-
-def test_two_processes_follow_one_with_the_same_global_batch(one_process: Path, two_processes: Path) -> None:
-    one, two = (list(csv.DictReader((run / "steps.csv").open())) for run in (one_process, two_processes))
-    assert len(one) == len(two) == 18
-    for mine, other in zip(one, two, strict=True):
-        losses = [name for name in mine if name.endswith("_loss")]
-        total, theirs = (sum(float(row[name]) for name in losses) for row in (mine, other))
-        assert theirs == pytest.approx(total, rel=1e-4, abs=1e-4), mine["step"]
 
 
 def test_killed_at_any_moment_a_run_ends_in_the_same_bits(
