@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from builder.cli import main
 from builder.errors import SpecError
 from builder.manifest import manifest_text
 from builder.training_run import origin_of, training_line
 
+SAMPLE = Path(__file__).resolve().parents[3] / "examples" / "shapes" / "shapes.pt"
 CONTENT = b"trained weights"
 HASH = sha256(CONTENT).hexdigest()
 
@@ -137,3 +139,16 @@ def test_weights_without_a_record_say_nothing(tmp_path: Path) -> None:
     assert not origin_of(alone, HASH, None).warning
     assert training_line(None) == ""
     assert training_line({"name": "half"}) == ""
+
+
+def test_build_refuses_a_named_record_of_other_weights_before_anything_is_built(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record_path = a_run(tmp_path / "other").parent.parent / "run.json"
+    repository = tmp_path / "repository"
+    argv = ["build", "--weights", str(SAMPLE), "--run-record", str(record_path), "--repository", str(repository)]
+    assert main([*argv, "--cache", str(tmp_path / "cache")]) == 2
+    error = capsys.readouterr().err
+    assert f"--run-record {record_path}: it lists other weights (best.pt {HASH[:12]}" in error
+    assert error.count("\n") == 1
+    assert not repository.exists()
