@@ -14,12 +14,13 @@ from typing import Any
 
 from tests.trainings import ROOT, kill, write_dataset, write_network
 
-SETTINGS = "--epochs 2 --batch 4 --imgsz 64 --optimizer AdamW --set nbs=8 --save-steps 1 --trials-at-once 1"
+SETTINGS = "--epochs 2 --batch 4 --imgsz 64 --optimizer AdamW --set nbs=8 --save-steps 1"
+IN_TURN = ("--trials-at-once", "1", "--cpus-per-trial", "1")
 
 
 def start(run: Path, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "trainer", "search", "--run", str(run), *more],
+        [sys.executable, "-m", "trainer", "search", "--run", str(run), *IN_TURN, *more],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
