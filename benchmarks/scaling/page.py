@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
 from benchmarks.charts import Row, Series, bar_chart, line_chart, stacked_bars
 from benchmarks.machine import other_load_text
 from benchmarks.scaling.prediction import predict
-from benchmarks.scaling.report import ScalingReport
+from benchmarks.scaling.report import FEWER_IMAGES, ScalingReport
 from builder.page import definitions, document, escaped, figure, row, table
 
 _MOST_WORKERS = 64
@@ -30,7 +33,6 @@ def _measured(report: ScalingReport) -> str:
         rows = [(f"1 × {images}", figure(1e3 * spread.median, 1)) for images, spread in report.one.items()]
         return f"<h2>Measured</h2>{table(row(('workers × images', 'step ms'), 'th'), (rows,))}"
     parts = list(report.measured[0].parts_s)
-    # Noise may make a part less than nothing, which no bar can show.
     bars = [
         Row(name=f"1 × {images}", values=[1e3 * spread.median, None, None, None])
         for images, spread in report.one.items()
@@ -38,7 +40,7 @@ def _measured(report: ScalingReport) -> str:
     bars += [
         Row(
             name=f"{each.workers} × {each.images}",
-            values=[max(1e3 * value, 0.0) for value in each.parts_s.values()],
+            values=_stacked([1e3 * value for value in each.parts_s.values()]),
         )
         for each in report.measured
     ]
@@ -54,8 +56,22 @@ def _measured(report: ScalingReport) -> str:
         "<h2>Measured</h2><p>Rows are workers × images of each. A step with nothing exchanged shows what workers of "
         "one machine take from each other; batch norm and loss of the global batch bring waiting for the slowest.</p>"
         + stacked_bars(bars, parts, x_label="ms", label="What a step is made of")
-        + bar_chart(efficiency, x_label="% of workers times one worker's images/s", label="Efficiency", limit=100.0)
+        + bar_chart(
+            efficiency,
+            x_label="% of workers times one worker's images/s",
+            label="Efficiency",
+            limit=100.0,
+            limit_label="100",
+        )
     )
+
+
+def _stacked(parts: Sequence[float]) -> list[float]:
+    """The parts as bars whose sum is the whole: where noise has made one less than nothing, those before it give."""
+    whole = sum(parts)
+    ends = [min(end, whole) for end in accumulate(parts)]
+    ends = [max(ends[: place + 1]) for place in range(len(ends))]
+    return [end - start for start, end in pairwise([0.0, *ends])]
 
 
 def _checks(report: ScalingReport) -> str:
@@ -122,6 +138,7 @@ def _predicted(report: ScalingReport) -> str:
     return (
         "<h2>Predicted, not measured</h2><p>The step of one worker as measured, exchanges by formula, the same link "
         "between all workers. From nothing hidden to all hidden that backward can hide. Left out are waiting for the "
-        "slowest, the loading of data, and what workers of one machine take from each other.</p>"
+        "slowest, the loading of data, and what workers of one machine take from each other. "
+        f"{escaped(FEWER_IMAGES)}</p>"
         f"{chart}{table(head, (lines,))}"
     )

@@ -13,6 +13,8 @@ from benchmarks.machine import other_load_text
 from benchmarks.scaling.prediction import Predicted, Workload
 from benchmarks.tables import key_values, table
 
+FEWER_IMAGES = "The step of fewer images than were measured is on the line through those that were."
+
 
 class Kind(Enum):
     """What stays the same when workers are added."""
@@ -150,7 +152,7 @@ class ScalingReport:
             "",
             *self._check_lines(),
             "PREDICTED, not measured: the step of one worker as measured, exchanges by formula (ring all-reduce), the "
-            "same link between all. From nothing hidden to all hidden that backward can hide.",
+            "same link between all. From nothing hidden to all hidden that backward can hide. " + FEWER_IMAGES,
             self._predicted_table(),
             "",
             key_values(self.environment),

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.cli import main
 from benchmarks.figures import Spread
 from benchmarks.scaling.links import PRESETS, measured_link
-from benchmarks.scaling.page import page
+from benchmarks.scaling.page import _stacked, page
 from benchmarks.scaling.prediction import Workload, predict
 from benchmarks.scaling.report import Check, Kind, Measured, ScalingReport
 from tests.browser import open_page
@@ -106,6 +106,15 @@ def test_page_has_its_charts(report: ScalingReport, tmp_path: Path, dark: bool) 
     assert all(chart.marks for chart in shown.charts)
     assert shown.flaws() == []
     assert "Predicted, not measured" in shown.text
+
+
+@pytest.mark.parametrize("parts", [(200.0, 20.0, 30.0, 10.0), (181.0, 118.0, 391.0, -108.0), (200.0, -30.0, 5.0, 9.0)])
+def test_bars_add_up_to_the_step_where_noise_has_made_a_part_negative(parts: tuple[float, ...]) -> None:
+    stacked = _stacked(parts)
+    assert sum(stacked) == pytest.approx(sum(parts))
+    assert all(part >= 0 for part in stacked)
+    if min(parts) > 0:
+        assert stacked == pytest.approx(parts)
 
 
 def test_page_of_one_gpu_is_measured_alone_and_predicted(report: ScalingReport) -> None:
