@@ -29,6 +29,8 @@ def test_other_work_and_a_higher_ratio_miss_the_target() -> None:
         assert not report.all_met
         assert "MISSED" in report.to_text()
     assert "WARNING: other figures" in other.to_text()
+    busy = dataclasses.replace(REPORT, other_cpu_share=0.5)
+    assert "WARNING: other processes used 50.0% of the CPU just before a turn" in busy.to_text()
 
 
 @pytest.mark.parametrize(
