@@ -6,7 +6,9 @@ carries lines and settings alone.
 
 SIGTERM and SIGINT to this process reach every worker: the step is finished and saved within ``--grace-s``. On
 Kubernetes that is all a preStop hook would do: give the pod a terminationGracePeriodSeconds above ``--grace-s``, and no
-hook. A node that is taken away costs what was done since the newest checkpoint (``--save-steps``, ``--save-minutes``).
+hook. Under systemd a Ray that is started here (``--ray local``) wants KillMode=mixed, so that the signal comes to this
+process alone. A node that is taken away costs what was done since the newest checkpoint (``--save-steps``,
+``--save-minutes``).
 """
 
 from __future__ import annotations

