@@ -28,7 +28,7 @@ class Shares:
         """What binds, and what would help."""
         figures = f"a step takes {self.step_s * 1000:.0f} ms, {self.data:.0%} of it waiting for data"
         if self.communication:
-            figures += f", at most {self.communication:.0%} exchanging gradients"
+            figures += f", at most {self.communication:.0%} exchanging gradients and batch statistics"
         if self.data >= max(0.15, self.communication):
             more = "more --workers-per-device, " if device != "cpu" else ""
             return f"{figures}: data binds; {more}--cache ram or --cache disk would help ({workers} worker(s) now)"
@@ -59,15 +59,18 @@ class DataPath:
         """End the step that ``next_batch`` began."""
         self._steps.append(time.perf_counter() - self._began_s)
 
-    def shares(self) -> Shares | None:
-        """Of the steps since the last time this was asked; None where there were none."""
+    def shares(self, statistics_s: float = 0.0) -> Shares | None:
+        """Of the steps since the last time this was asked; None where there were none.
+
+        ``statistics_s`` is what they waited for batch norm's exchanges, all together, where that is known.
+        """
         waits, steps = self._waits, self._steps
         self._waits, self._steps = [], []
         if not steps:
             return None
         total = sum(steps)
-        mean = total / len(steps)
-        return Shares(step_s=mean, data=sum(waits) / total, communication=min(self.communication_s / mean, 1.0))
+        exchanged_s = self.communication_s * len(steps) + statistics_s
+        return Shares(step_s=total / len(steps), data=sum(waits) / total, communication=min(exchanged_s / total, 1.0))
 
     def chosen_workers(self, spare_cores: int) -> int | None:
         """How many workers hide the loading behind the computing; None before it can be known."""

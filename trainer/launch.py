@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from builder.signals import Interrupted
 
+RUN_ID = "trainer"
+"""What torch tells the processes that this started, beside what they are."""
 _SLACK_S = 15
 """What the processes have beyond their own grace before they are killed."""
 
@@ -29,7 +31,7 @@ def launch(argv: Sequence[str], *, processes: int, max_restarts: int, grace_s: f
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=processes,
-        run_id="trainer",
+        run_id=RUN_ID,
         max_restarts=max_restarts,
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",

@@ -29,6 +29,7 @@ from trainer.loading import loading
 from trainer.order import Position, RemainingBatches
 from trainer.progress import Progress
 from trainer.seeded_dataset import STEP_STREAM, seed_all
+from trainer.sync_batch_norm import WAITED
 
 Save = Callable[["TrainingLoop", list[snapshot.State]], None]
 Observer = Callable[[Mapping[str, float]], None]
@@ -270,7 +271,7 @@ class TrainingLoop(DetectionSetup):
         self._say(
             f"epoch {epoch + 1}/{self.epochs}  {shown}" + ("" if accuracy is None else f"  mAP50-95 {accuracy:.4f}")
         )
-        if shares := self.path.shares():
+        if shares := self.path.shares(WAITED.taken()):
             self._say(f"  {shares.sentence(self._workers or 0, self.device.type)}")
         if self._progress:
             self._progress.epoch(self.rows)

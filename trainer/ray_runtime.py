@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import signal
 import socket
 import tempfile
@@ -17,11 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from builder.durable import scratch_folder, sweep
 from builder.errors import SpecError
 from builder.signals import Interrupted
 from trainer.errors import TrainingError
 
 LOCAL = "local"
+_FOLDER = "yolo-ray-"
 ADDRESSES = "local (one is started on this machine), auto (the one that runs here), or HOST:PORT of a cluster"
 _OBJECT_STORE_BYTES = 80 * 2**20
 """Ray wants 75 MB at least; what travels here is lines and settings."""
@@ -70,7 +71,7 @@ def started_ray(address: str, *, cpus: int | None = None, gpus: int | None = Non
                 "object_store_memory": _OBJECT_STORE_BYTES,
                 "include_dashboard": False,
                 "_node_ip_address": "127.0.0.1",
-                "_temp_dir": str(leaving.enter_context(_folder())),
+                "_temp_dir": str(leaving.enter_context(folder_of_ray())),
             }
         leaving.callback(ray.shutdown)
         try:
@@ -143,11 +144,13 @@ def _signals_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    """For Ray's sockets and logs, removed at the end: a socket's path has 107 characters at most."""
-    parent = tempfile.gettempdir()
-    folder = Path(tempfile.mkdtemp(prefix="ray", dir=parent if len(parent) <= 24 else "/tmp"))  # noqa: S108
-    try:
+def folder_of_ray() -> Iterator[Path]:
+    """For Ray's sockets, logs and records, removed at the end; those of killed commands are removed too.
+
+    A socket's path has 107 characters at most.
+    """
+    parent = Path(tempfile.gettempdir())
+    parent = parent if len(str(parent)) <= 24 else Path("/tmp")  # noqa: S108
+    sweep(parent, _FOLDER)
+    with scratch_folder(parent, _FOLDER) as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

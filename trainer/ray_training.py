@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +30,7 @@ from trainer.distribution import Devices, parse_devices
 from trainer.errors import TrainingError
 from trainer.interruption import Interruption
 from trainer.ray_desk import Remote
-from trainer.ray_runtime import LOCAL, check_address, started_ray
+from trainer.ray_runtime import LOCAL, check_address, folder_of_ray, started_ray
 from trainer.ray_workers import Request, of_exchange, work
 from trainer.settings import TrainSettings, flag
 
@@ -71,10 +70,10 @@ def train_on_ray(settings: TrainSettings, *, address: str, workers: int, say: Ca
             shows=os.isatty(2),
             desk=desk.actor,
         )
-        storage = leaving.enter_context(tempfile.TemporaryDirectory(prefix="ray-train"))
+        storage = leaving.enter_context(folder_of_ray())
         per_worker = {"CPU": cpus, **({"GPU": 1} if on_gpus else {})}
         _tell_of_waiting(per_worker, workers, say)
-        fit = _Fit(request, workers=workers, per_worker=per_worker, storage=storage)
+        fit = _Fit(request, workers=workers, per_worker=per_worker, storage=str(storage))
         signals.begin()
         _attend(fit, desk, signals, settings, say)
         _end(fit, desk, settings)

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     restored = restore(remote, folder / "checkpoints", key=key, say=_say)
     if restored is not None:
         meta = restored.meta
-        print(f"{restored.path}: {meta.step} steps done, goes on in epoch {meta.epoch + 1}")
+        print(f"{restored.path}: {meta.step} steps done, {meta.epoch} whole epochs")
         if restored.best is not None:
             print(f"{restored.best}: the best so far")
     if folder.resolve().name != arguments.run:

@@ -90,6 +90,11 @@ def stored_settings(run: Path) -> TrainSettings | None:
     return settings_from_json(found.meta.arguments) if found else None
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether a training was begun there."""
+    return (folder / SETTINGS).exists() or any((folder / CHECKPOINTS).glob("e*-s*.pt"))
+
+
 class _Run:
     """The parts of one training, put together."""
 
@@ -119,7 +124,7 @@ class _Run:
     def train(self) -> Finished:
         """From the settings to run.json."""
         with self._nothing_left_behind():
-            self._data = self._on_main(lambda: read_training_data(self._settings.data))
+            self._data = self._on_main(self._read_data)
             checkpoints = self._folder / CHECKPOINTS
             self._results = Results(self._settings, self._data, checkpoints=checkpoints, say=self._say)
             found = self._on_main(self._find_checkpoint)
@@ -144,6 +149,15 @@ class _Run:
         if self._group.process.is_main:
             self._finish(training, parts)
         return Finished(run=self._folder, rows=tuple(training.rows))
+
+    def _read_data(self) -> TrainData:
+        data = read_training_data(self._settings.data)
+        if self._settings.batch > len(data.train):
+            raise SpecError(
+                f"--batch {self._settings.batch}: the data have {len(data.train)} training images; expected as many "
+                "or fewer."
+            )
+        return data
 
     @contextlib.contextmanager
     def _nothing_left_behind(self) -> Iterator[None]:
@@ -292,6 +306,12 @@ class _Run:
     def _finish(self, training: TrainingLoop, parts: int) -> None:
         if self._writer.failures and newest_valid(self._folder / CHECKPOINTS) is None:
             raise CheckpointError(f"the training is done and nothing could be saved: {self._writer.failures[-1]}")
+        newest = newest_valid(self._folder / CHECKPOINTS) if self._writer.failures else None
+        if newest is not None and newest.meta.epoch < training.position.epoch:
+            self._say(
+                f"warning: the newest checkpoint is of epoch {newest.meta.epoch}, the training came to epoch "
+                f"{training.position.epoch}: --resume would train the rest again, and write other weights."
+            )
         path = self._results.finish(training, start=self._started, parts=parts)
         if self._settings.stores:
             copy_results(self._settings, self._say)

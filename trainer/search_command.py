@@ -191,6 +191,8 @@ def _early_stopping(arguments: argparse.Namespace, epochs: int) -> EarlyStopping
         raise SpecError(
             f"expected --first-rung of 1 or more and --reduction of 2 or more, got {first} and {reduction}."
         )
+    if first > epochs:
+        raise SpecError(f"--first-rung {first}: the trials have {epochs} epochs; expected as many or fewer.")
     return EarlyStopping(first=first, reduction=reduction)
 
 

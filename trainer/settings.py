@@ -29,6 +29,16 @@ TUNABLE = frozenset(
     }
 )  # fmt: skip
 """Ultralytics' hyperparameters that ``--set NAME=VALUE`` takes."""
+FRACTIONS = frozenset(
+    {
+        "lr0", "lrf", "cls_pw", "momentum", "weight_decay", "warmup_momentum", "warmup_bias_lr", "hsv_h", "hsv_s",
+        "hsv_v", "translate", "perspective", "flipud", "fliplr", "bgr", "mosaic", "mixup", "cutmix", "copy_paste",
+        "multi_scale",
+    }
+)  # fmt: skip
+"""What Ultralytics takes from 0 to 1 only."""
+_LARGEST = {"seed": 2**32 - 1, "threads": 1024}
+"""numpy's largest seed; more threads than any machine has."""
 OPTIMIZERS = ("auto", "SGD", "MuSGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop")
 PRECISIONS = ("fp32", "fp16", "bf16")
 LR_SCALES = ("none", "linear", "sqrt")
@@ -136,9 +146,13 @@ class TrainSettings:
             raise SpecError(f"--cache: expected ram or disk, got {self.cache!r}.")
         if self.lr0 is not None and self.optimizer == "auto":
             raise SpecError("--lr0 goes with --optimizer: 'auto' chooses both; add, for example, --optimizer AdamW.")
+        for name, most in _LARGEST.items():
+            _at_most(name, getattr(self, name), most)
         if unknown := sorted(set(self.hyperparameters) - TUNABLE):
             raise SpecError(f"--set {unknown[0]}=…: no such hyperparameter; there are: {', '.join(sorted(TUNABLE))}.")
+        _check_values({"lr0": self.lr0, "lrf": self.lrf, **self.hyperparameters})
         _check_distillation(self)
+        _check_key(self)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; paths as text."""
@@ -170,7 +184,7 @@ def merged(stored: TrainSettings, given: Mapping[str, Any]) -> tuple[TrainSettin
         if name not in MANNER or (name == "teacher" and before is None):
             raise SpecError(
                 f"{flag(name)} {_shown(value)}: the run was begun with {_shown(before)}. Leave it out to go on, or "
-                f"begin another run, for example from --weights {stored.run}/weights/last.pt."
+                f"begin another run, for example from --weights {given.get('run', stored.run)}/weights/last.pt."
             )
         changes.append(f"{flag(name)}: {_shown(value)}, was {_shown(before)}")
     return dataclasses.replace(stored, **given), tuple(changes)
@@ -179,6 +193,28 @@ def merged(stored: TrainSettings, given: Mapping[str, Any]) -> tuple[TrainSettin
 def flag(name: str) -> str:
     """A setting as the command line calls it."""
     return _FLAGS.get(name, f"--{name.replace('_', '-')}")
+
+
+def _at_most(name: str, value: int | None, most: int) -> None:
+    if value is not None and value > most:
+        raise SpecError(f"{flag(name)}: expected a whole number of {most} or less, got {value}.")
+
+
+def _check_values(values: Mapping[str, float | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            continue
+        word = flag(name) if name in ("lr0", "lrf") else f"--set {name}="
+        if not math.isfinite(value) or (name in FRACTIONS and not 0 <= value <= 1):
+            what = "a value from 0 to 1" if name in FRACTIONS else "a finite number"
+            raise SpecError(f"{word}: expected {what}, got {value:g}.".replace("=:", ":"))
+        if name == "nbs" and value < 1:
+            raise SpecError(f"--set nbs: expected a whole number of 1 or more, got {value:g}.")
+
+
+def _check_key(settings: TrainSettings) -> None:
+    if settings.store_key_file is not None and not settings.stores:
+        raise SpecError("--store-key-file goes with --store: add where the copies go, or leave it out.")
 
 
 def _check_distillation(settings: TrainSettings) -> None:

@@ -161,9 +161,8 @@ def _other_classes(
     fits = bool(ours) and len(ours) == len(theirs)
     fits = fits and all(a.weight.shape[1:] == b.weight.shape[1:] for a, b in zip(ours, theirs, strict=False))
     line = f"the weights know {len(source_names)} classes, the data {len(names)}"
-    if not fits or not rows:
-        reason = "no name is in both" if fits else "the branch that tells them apart has another width"
-        return [f"{line}: {reason}, all {len(names)} begin anew"]
+    if not fits:
+        return [f"{line}: the branch that tells them apart has another width, all {len(names)} begin anew"]
     fresh = [row for row in range(len(names)) if row not in dict(rows)]
     with torch.no_grad():
         for mine, other in zip(ours, theirs, strict=True):
@@ -175,6 +174,8 @@ def _other_classes(
             for row, their_row in rows:
                 mine.weight[row] = before[0][their_row]
                 mine.bias[row] = before[1][their_row]
+    if not rows:
+        return [f"{line}: no name is in both, all {len(names)} begin anew"]
     taken = ", ".join(names[row] for row, _ in rows[:5]) + (", …" if len(rows) > 5 else "")
     return [f"{line}: {len(rows)} taken by name ({taken}), {len(fresh)} begin anew"]
 

@@ -77,6 +77,13 @@ def _add_teacher(group: argparse._ArgumentGroup) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train; 0 when the training has come to its end."""
+    from trainer.run_folder import held
+
+    with held(arguments.run):
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     from trainer.distribution import check_devices, parse_devices
     from trainer.launch import launch
 
@@ -120,8 +127,13 @@ def settings_of(arguments: argparse.Namespace) -> tuple[TrainSettings, tuple[str
 
         if (stored := stored_settings(folder)) is not None:
             return merged(stored, {**given, "run": folder, "resume": True})
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SpecError(f"--run {folder} is not empty: go on with it by --resume, or name another folder.")
+    elif folder.exists() and not folder.is_dir():
+        raise SpecError(f"--run {folder} is a file: expected the folder of a run.")
+    elif folder.exists() and any(folder.iterdir()):
+        from trainer.run import holds_run
+
+        way = "go on with it by --resume" if holds_run(folder) else "it holds no run; remove what is in it"
+        raise SpecError(f"--run {folder} is not empty: {way}, or name another folder.")
     if "data" not in given:
         what = f"{folder} holds no run to go on with; expected" if resume else "expected"
         raise SpecError(f"{what} --data data.yaml, and --weights or --model to start from.")

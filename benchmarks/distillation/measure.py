@@ -65,15 +65,19 @@ def measure_distillation(
 
     Raises:
         SpecError: a training is wrong, or a folder holds another one.
+        WeightsError: the teacher is no detector.
     """
     if ours := sorted(_OURS & {word.partition("=")[0] for word in options.train}):
         raise SpecError(f"{ours[0]} behind --: the benchmark gives it; leave it out.")
+    from builder.weights import find_weights, load_network
+
     manners = [(ALONE, "alone", ())] + [
         (each.name, each.name, ("--teacher", str(options.teacher), *each.arguments)) for each in options.taught
     ]
     for _, folder, more in manners:
         for seed in options.seeds:
             _settings(options, seed, folder, more)
+    load_network(find_weights(options.teacher))
     figures: dict[str, list[tuple[float, float]]] = {name: [] for name, *_ in manners}
     last: dict[str, Any] = {}
     for seed in options.seeds:

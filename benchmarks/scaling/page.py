@@ -92,6 +92,7 @@ def _checks(report: ScalingReport) -> str:
     return (
         "<h2>The formula against what was measured</h2><p>By the link as measured here, nothing hidden behind "
         f"backward: {escaped('; '.join(links))}.</p>{table(head, (lines,))}"
+        + "".join(f"<p><strong>{escaped(doubt)}</strong></p>" for doubt in report.doubts())
     )
 
 

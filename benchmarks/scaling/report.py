@@ -65,6 +65,10 @@ class Measured:
         return self.workers * self.images / self.step_s.median
 
 
+_DOUBTED = 0.25
+"""An error of the formula from which on its predictions are doubted aloud."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
     """The prediction of what was measured, by the link that was measured."""
@@ -222,7 +226,17 @@ class ScalingReport:
             for each in self.checks
         ]
         told = "PREDICTED against measured, by the link as measured here and nothing hidden behind backward"
-        return told, table(header, rows), ""
+        return told, table(header, rows), *self.doubts(), ""
+
+    def doubts(self) -> tuple[str, ...]:
+        """A warning where the formula misses what was measured."""
+        worst = max((each.error_beside_others for each in self.checks), key=abs, default=0.0)
+        if abs(worst) <= _DOUBTED:
+            return ()
+        return (
+            f"WARNING: the formula misses what was measured by up to {worst:+.0%}, so read the predictions as the "
+            "best that the link allows: workers that wait for each other at every batch norm are not in it.",
+        )
 
     def _predicted_table(self) -> str:
         header = ("workers x images", "link", "step ms", "images/s", "efficiency", "communication", "all-reduce ms",

@@ -104,3 +104,13 @@ def test_wrong_comparison_is_told_before_anything_is_trained(
     assert main([*request, "--data", str(dataset), "--model", str(model), *behind]) == 2
     assert told in capsys.readouterr().err
     assert not folder.exists()
+
+
+def test_teacher_that_is_not_there_is_told_before_anything_is_trained(
+    dataset: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs"
+    request = ["distillation", "--teacher", "nowhere/large.pt", "--folder", str(folder), "--"]
+    assert main([*request, "--data", str(dataset), "--model", str(model), "--epochs", "1"]) != 0
+    assert "no weights at nowhere/large.pt" in capsys.readouterr().err
+    assert not folder.exists()

@@ -153,7 +153,7 @@ def test_run_is_restored_by_its_name_on_a_fresh_machine(
     folder = tmp_path / "there" / "shapes"
     assert main(["restore", "--from", address, "--run", "shapes", "--to", str(folder)]) == 0
     said = capsys.readouterr().out
-    assert "e0003-s00000003.pt: 3 steps done, goes on in epoch 4" in said
+    assert "e0003-s00000003.pt: 3 steps done, 3 whole epochs" in said
     assert "e0001-s00000001.pt: the best so far" in said
     assert f"go on: python -m trainer train --run {folder} --resume" in said
     found = newest_valid(folder / "checkpoints")

@@ -74,4 +74,5 @@ def test_other_number_of_processes_goes_on_and_says_what_changes(training: Train
 
     said = training.finish(run, *TWO)
     assert "changed: 2 process(es), were 1" in said
+    assert "exchanging gradients and batch statistics" in said
     assert steps_of(run) == 18

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import SpecError
-from trainer.settings import OPTIMIZERS, TUNABLE, TrainSettings
+from trainer.settings import FRACTIONS, OPTIMIZERS, TUNABLE, TrainSettings
 
 if TYPE_CHECKING:
     import yaml
@@ -32,14 +32,6 @@ _FLAGS = frozenset({"channels_last", "cos_lr"})
 _WHOLE = frozenset({"batch", "imgsz", "seed", "nbs", "close_mosaic"})
 _WORDS = frozenset({"optimizer", "scale_lr", "precision", "model", "weights", "freeze"})
 _REAL = (TUNABLE | {"lr0", "lrf"}) - _WHOLE - _FLAGS
-FRACTIONS = frozenset(
-    {
-        "lr0", "lrf", "cls_pw", "momentum", "weight_decay", "warmup_momentum", "warmup_bias_lr", "hsv_h", "hsv_s",
-        "hsv_v", "translate", "perspective", "flipud", "fliplr", "bgr", "mosaic", "mixup", "cutmix", "copy_paste",
-        "multi_scale",
-    }
-)  # fmt: skip
-"""What Ultralytics takes from 0 to 1 only."""
 NAMES = _REAL | _WHOLE | _WORDS | _FLAGS
 """What can be searched. Not the epochs: trials are compared by them."""
 _LEAST = {"nbs": 1, "close_mosaic": 0}

@@ -16,6 +16,7 @@ from builder.durable import locked
 from builder.errors import BuilderError
 from builder.signals import Interrupted
 from trainer.interruption import Interruption
+from trainer.run_folder import lock_of
 from trainer.search.record import METRIC
 from trainer.settings import TrainSettings, settings_from_json
 
@@ -46,11 +47,6 @@ def run_trial(config: Mapping[str, int], requests: Mapping[int, Mapping[str, Any
                 return _train(settings, interruption, told, lines)
     except OSError as e:
         return {"ended": "failed", "reason": f"{e.filename or folder}: {e.strerror or e}"}
-
-
-def lock_of(folder: Path) -> Path:
-    """The file that a trial holds locked as long as it writes to its folder."""
-    return folder.with_suffix(".lock")
 
 
 class _Told:

@@ -22,8 +22,9 @@ from builder.durable import locked
 from builder.errors import SpecError
 from builder.signals import Interruption
 from trainer.errors import TrainingError
+from trainer.run_folder import lock_of
 from trainer.search.record import Room, Search, Share, State, Trial, shown
-from trainer.search.trial import LEAVE, lock_of, run_trial
+from trainer.search.trial import LEAVE, run_trial
 
 _RAYS = "ray"
 """Ray Tune's own folder within the search's, gone when the search has ended."""

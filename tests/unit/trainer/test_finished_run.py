@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from builder.durable import locked
 from builder.manifest import record_of
 from builder.training_run import origin_of, training_line
 from builder.weights import load_network
 from tests.unit.trainer.conftest import Train
 from trainer.checkpoints.file import newest_valid, read_checkpoint
+from trainer.run_folder import lock_of
 
 
 def before_the_end(whole: Path, folder: Path) -> Path:
@@ -111,6 +113,45 @@ def test_full_disk_costs_a_checkpoint_and_not_the_last_good_one(
     assert (run / "weights/last.pt").read_bytes() == (whole_run / "weights/last.pt").read_bytes()
 
 
+def test_run_whose_last_checkpoints_could_not_be_written_says_so_at_its_end(
+    train: Train, whole_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = before_the_end(whole_run, tmp_path / "run")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    weights = (whole_run / "weights/last.pt").stat().st_size
+    checkpoint = min(path.stat().st_size for path in (whole_run / "checkpoints").glob("*.pt"))
+    assert weights < checkpoint
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((weights + checkpoint) // 2, hard))
+    try:
+        code = train(run, "--resume")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert code == 0
+    assert "the newest checkpoint is of epoch 2, the training came to epoch 3" in capsys.readouterr().out
+    assert (run / "run.json").exists()
+
+
+def test_one_training_at_a_time_has_a_runs_folder(
+    train: Train, whole_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for run, more in ((whole_run, ("--resume",)), (tmp_path / "run", ())):
+        with locked(lock_of(run), 0):
+            assert train(run, *more) == 2
+        assert f"another training runs in {run}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_holds_no_run_is_told_from_one_that_does(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "half" / "weights").mkdir(parents=True)
+    assert train(tmp_path / "half") == 2
+    assert "it holds no run; remove what is in it" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert train(tmp_path / "file") == 2
+    assert "is a file" in capsys.readouterr().err
+
+
 def test_run_goes_on_only_as_it_was_begun(
     train: Train, whole_run: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,6 +178,14 @@ def test_run_goes_on_only_as_it_was_begun(
         (("--freeze", "backbone:0-99"), "the backbone has the layers"),
         (("--data", "/nowhere/data.yaml"), "expected a data.yaml"),
         (("--scale-lr", "linear", "--optimizer", "auto"), "--scale-lr goes with --optimizer"),
+        (("--batch", "23"), "the data have 22 training images"),
+        (("--lr0", "1e30"), "--lr0: expected a value from 0 to 1, got 1e+30"),
+        (("--set", "mosaic=5"), "--set mosaic: expected a value from 0 to 1, got 5"),
+        (("--set", "box=nan"), "--set box: expected a finite number, got nan"),
+        (("--set", "nbs=0"), "--set nbs: expected a whole number of 1 or more"),
+        (("--seed", "99999999999999999999"), "--seed: expected a whole number of 4294967295 or less"),
+        (("--threads", "100000"), "--threads: expected a whole number of 1024 or less"),
+        (("--store-key-file", "/nowhere"), "--store-key-file goes with --store"),
     ],
 )
 def test_wrong_request_is_told_and_leaves_nothing(

@@ -42,6 +42,13 @@ def test_more_classes_keep_what_is_known() -> None:
     assert "model.23.cv3" in begun.report[1]
 
 
+def test_as_many_classes_of_other_names_keep_none_of_the_rows() -> None:
+    known, begun = start().module.state_dict()[LAST], start(("a", "b", "c", "d", "e"))
+    rows = begun.module.state_dict()[LAST]
+    assert begun.report[-1].endswith("no name is in both, all 5 begin anew")
+    assert torch.allclose(rows, known.mean(dim=0).expand_as(known))
+
+
 def test_branch_of_another_width_begins_anew_and_says_so() -> None:
     begun = start(tuple(f"kind {number}" for number in range(80)))
     assert "another width" in begun.report[-1]

@@ -79,6 +79,14 @@ def test_text_tells_measured_from_predicted(report: ScalingReport) -> None:
     assert "64 x 4" not in text[:predicted_part]
 
 
+def test_formula_that_misses_what_was_measured_is_doubted_aloud(report: ScalingReport) -> None:
+    assert report.doubts() == ()
+    slow = replace(report.measured[0], step_s=spread(0.6))
+    missed = replace(report, checks=(Check(measured=slow, predicted=report.checks[0].predicted),))
+    assert "WARNING: the formula misses what was measured by up to -" in missed.to_text()
+    assert "the formula misses" in page(missed)
+
+
 def test_json_marks_what_was_not_measured(report: ScalingReport) -> None:
     values = json.loads(json.dumps(report.to_json()))
     assert [each["kind"] for each in values["measured"]] == ["weak", "strong"]

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import SpecError
-from trainer.search.space import FRACTIONS, NAMES, Dimension, Kind, Space, read_space, space_from_json, with_values
-from trainer.settings import TrainSettings
+from trainer.search.space import NAMES, Dimension, Kind, Space, read_space, space_from_json, with_values
+from trainer.settings import FRACTIONS, TrainSettings
 
 SPACE = """# what is tried
 lr0: {loguniform: [1e-4, 1e-2]}
