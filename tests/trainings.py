@@ -172,9 +172,10 @@ def main() -> int:
             if chance.random() < 0.8:
                 wait_for_step(process, run, steps_of(run) + chance.choice((-3, 1, 1, 2)))
             time.sleep(chance.random() * 0.4)
-            landed += process.poll() is None
-            kill(process)
-            print(f"kill {number}: at step {steps_of(run)}", flush=True)
+            alive = process.poll() is None
+            said = kill(process)
+            landed += alive
+            print(f"kill {number}: at step {steps_of(run)}" + ("" if alive else f", it had ended: {said}"), flush=True)
         training.finish(run, *more, "--save-steps", "2", within_s=_LONGER_S)
         differences = differing(state_of(folder / "whole" / "run"), state_of(run))
     print(f"{landed} of {arguments.kills} kills met a run that was alive")

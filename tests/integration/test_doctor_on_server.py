@@ -227,7 +227,8 @@ def test_one_link_to_nothing_beside_the_models_takes_all_of_them_down(tmp_path, 
     ("cut", "checks", "said"),
     [
         (None, {"config-empty"}, "unable to find backend library for backend 'onnxruntime'"),
-        (("input", "output"), {"input-name", "output-name"}, "failed to run warmup sample"),
+        # Taking the model down, tritonserver 2.51 itself may die before it has said why.
+        (("input", "output"), {"input-name", "output-name"}, "failed to run warmup sample|killed by SIGSEGV"),
     ],
     ids=["all", "inputs and outputs"],
 )
