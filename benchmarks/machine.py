@@ -30,11 +30,11 @@ TOOLS = (
 
 
 class OtherLoad:
-    """The CPU time that neither this process, its children nor a server's session uses, from when this is made."""
+    """The CPU time that neither this process, its children nor any of some sessions uses, from when this is made."""
 
-    def __init__(self, server_pid: int) -> None:
-        """Start to count; the server is the leader of its session."""
-        self._server_pid = server_pid
+    def __init__(self, *sessions: int) -> None:
+        """Start to count; a session is named by its leader, such as a server."""
+        self._sessions = frozenset(sessions)
         self._start = time.monotonic()
         self._busy_s, self._own_s = _busy_s(), self._read_own_s()
 
@@ -56,7 +56,7 @@ class OtherLoad:
             fields = text.rpartition(")")[2].split()
             if int(path.parent.name) == os.getpid():
                 ticks += sum(map(int, fields[11:15]))
-            elif int(fields[3]) == self._server_pid:
+            elif int(fields[3]) in self._sessions:
                 ticks += int(fields[11]) + int(fields[12])
         return ticks / CLOCK_TICKS_PER_S
 
@@ -69,9 +69,9 @@ def _busy_s() -> float:
     return (user + nice + system + irq + softirq + steal) / CLOCK_TICKS_PER_S
 
 
-def other_load_text(share: float) -> str:
+def other_load_text(share: float, when: str = "meanwhile") -> str:
     """For a report."""
-    text = f"other processes used {share:.1%} of the CPU meanwhile"
+    text = f"other processes used {share:.1%} of the CPU {when}"
     return text if share <= QUIET_SHARE else f"WARNING: {text}: measure again on a quiet machine"
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,6 +73,12 @@ def reported(arguments: argparse.Namespace, measure: Callable[[], Report]) -> in
     if path:
         write_file("--json", path, as_json(report.to_json()))
     return TARGET_MISSED if arguments.check and not report.all_met else 0
+
+
+def check_behind(words: Sequence[str], ours: AbstractSet[str]) -> None:
+    """Pass where none of the arguments behind -- is one that the benchmark gives; raises SpecError else."""
+    if given := sorted(ours & {word.partition("=")[0] for word in words}):
+        raise SpecError(f"{given[0]} behind --: the benchmark gives it; leave it out.")
 
 
 def check_folder(flag: str, path: Path | None) -> None:

@@ -15,7 +15,9 @@ from typing import Any
 
 from benchmarks.distillation.report import DistillationReport, Row
 from benchmarks.machine import environment
+from benchmarks.reporting import check_behind
 from builder.errors import SpecError
+from builder.training_run import FITNESS, RUN_RECORD
 
 ALONE = "without a teacher"
 _OURS = frozenset({"--run", "--seed", "--teacher", "--resume", "--distil-weight", "--distil-temperature"})
@@ -67,10 +69,9 @@ def measure_distillation(
         SpecError: a training is wrong, or a folder holds another one.
         WeightsError: the teacher is no detector.
     """
-    if ours := sorted(_OURS & {word.partition("=")[0] for word in options.train}):
-        raise SpecError(f"{ours[0]} behind --: the benchmark gives it; leave it out.")
     from builder.weights import find_weights, load_network
 
+    check_behind(options.train, _OURS)
     manners = [(ALONE, "alone", ())] + [
         (each.name, each.name, ("--teacher", str(options.teacher), *each.arguments)) for each in options.taught
     ]
@@ -84,7 +85,7 @@ def measure_distillation(
         for name, folder, more in manners:
             progress(f"seed {seed}: {name}")
             last = _record(options, seed, folder, more, progress)
-            figures[name].append((last["last"]["metrics/mAP50-95(B)"], 1e3 * last["seconds"] / last["steps"]))
+            figures[name].append((last["last"][FITNESS], 1e3 * last["seconds"] / last["steps"]))
     rows = tuple(
         Row(name=name, accuracy=tuple(a for a, _ in values), step_ms=tuple(s for _, s in values))
         for name, values in figures.items()
@@ -130,7 +131,7 @@ def _record(
     from trainer.run import train
 
     settings = _settings(options, seed, folder, more)
-    path = settings.run / "run.json"
+    path = settings.run / RUN_RECORD
     if not path.exists():
         train(settings, say=progress)
     record: dict[str, Any] = json.loads(path.read_bytes())

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import Spread, percentile_ms, ratios
-from benchmarks.machine import environment
+from benchmarks.machine import OtherLoad, environment
 from benchmarks.peers.agreement import Agreement, Boxes, agreement
 from benchmarks.peers.contestants import REFERENCE, Contestant, Field, Progress, contestants, pytorch
-from benchmarks.peers.processes import OthersLoad, PeerError, Worker, memory_bytes
+from benchmarks.peers.processes import PeerError, Worker, memory_bytes
 from benchmarks.peers.report import PeersReport, Row, Wire
 from benchmarks.peers.wire import CountingRelay
 from benchmarks.pictures import picture_paths
@@ -85,7 +85,7 @@ def measure_peers(options: PeersOptions, argv: Sequence[str], progress: Progress
             for borders in {contestant.borders for contestant in taking_part.contestants}
         }
         runs, disagreeing = _agreeing(taking_part, pictures, references, stack, progress)
-        others = OthersLoad([session for run in runs for session in run.sessions])
+        others = OtherLoad(*(session for run in runs for session in run.sessions))
         runs = _timed(runs, options, taking_part.not_run, progress)
         return PeersReport(
             weights=options.weights.name,

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from benchmarks.machine import PROC, OtherLoad
+from benchmarks.machine import PROC
 from builder.errors import BuilderError
 
 END_S = 10
@@ -132,20 +132,3 @@ def memory_bytes(sessions: Sequence[int]) -> int:
 def _session(process: Path) -> int:
     # proc(5): state, parent, group and session follow the name in parentheses.
     return int((process / "stat").read_text().rpartition(")")[2].split()[3])
-
-
-class OthersLoad:
-    """The CPU time that neither this process nor any of these sessions uses, from when this is made."""
-
-    def __init__(self, sessions: Sequence[int]) -> None:
-        """Start to count."""
-        self._without_each = [OtherLoad(session) for session in sessions]
-        # No process is in session 0 but the kernel's own.
-        self._without_none = OtherLoad(0)
-
-    def share(self) -> float:
-        """CPU time of others / (seconds * cores)."""
-        # Each of n leaves out one session: their sum has the others n times, and every session n - 1 times.
-        whole = self._without_none.share()
-        rest = sum(each.share() for each in self._without_each) - (len(self._without_each) - 1) * whole
-        return max(0.0, rest)

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import Spread
-from benchmarks.machine import environment
-from benchmarks.peers.processes import OthersLoad
+from benchmarks.machine import OtherLoad, environment
 from benchmarks.scaling.links import Link, measured_link
 from benchmarks.scaling.prediction import Workload, predict
-from benchmarks.scaling.processes import Workers
+from benchmarks.scaling.processes import Exchange, Workers
 from benchmarks.scaling.report import Check, Kind, Measured, ScalingReport
 from builder.errors import SpecError
 from trainer.data import read_training_data
@@ -25,7 +24,6 @@ from trainer.distribution import Devices, check_devices, parse_devices
 _WARM_UP_STEPS = 2
 _ALL_REDUCES = 5
 _SMALL_BYTES = 8
-_NOTHING, _STATISTICS, _EVERYTHING = "nothing", "statistics", "everything"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +52,7 @@ class ScalingOptions:
 class _Turns:
     """Seconds by turn."""
 
-    steps: dict[tuple[int, int, str], list[float]] = field(default_factory=dict)
+    steps: dict[tuple[int, int, Exchange], list[float]] = field(default_factory=dict)
     """By workers, images of each, and what they exchange."""
     backward: list[float] = field(default_factory=list)
     """Of one worker with the whole batch."""
@@ -81,7 +79,7 @@ def measure_scaling(options: ScalingOptions, argv: Sequence[str], progress: Call
         progress("each worker loads the model and its batches")
         spec = _spec(options, threads)
         groups = [stack.enter_context(Workers(spec, world, devices, Path(folder))) for world in (1, *worlds)]
-        others = OthersLoad([pid for group in groups for pid in group.sessions])
+        others = OtherLoad(*(pid for group in groups for pid in group.sessions))
         turns = _measure(options, groups, progress)
         other_cpu_share = others.share()
         facts = groups[0].facts
@@ -171,10 +169,10 @@ def _measure(options: ScalingOptions, groups: Sequence[Workers], progress: Calla
     """Each arrangement in each turn; every turn begins with another one."""
     shared = [group.world for group in groups[1:]] or [2 - options.batch % 2]
     alone = dict.fromkeys(options.batch // world for world in (1, *shared))
-    arrangements = [(groups[0], images, _NOTHING) for images in alone]
+    arrangements = [(groups[0], images, Exchange.NOTHING) for images in alone]
     for group in groups[1:]:
         for images in (options.batch, options.batch // group.world):
-            arrangements += [(group, images, exchange) for exchange in (_NOTHING, _STATISTICS, _EVERYTHING)]
+            arrangements += [(group, images, exchange) for exchange in Exchange]
     progress("warm-up")
     for group, images, exchange in arrangements:
         group.ask("steps", exchange=exchange, images=images, count=_WARM_UP_STEPS)
@@ -198,8 +196,8 @@ def _measure(options: ScalingOptions, groups: Sequence[Workers], progress: Calla
 
 def _measured(turns: _Turns, kind: Kind, world: int, batch: int) -> Measured:
     images = batch if kind is Kind.WEAK else batch // world
-    one, alone = turns.steps[1, batch, _NOTHING], turns.steps[1, images, _NOTHING]
-    apart, statistics_, step = (turns.steps[world, images, each] for each in (_NOTHING, _STATISTICS, _EVERYTHING))
+    one, alone = turns.steps[1, batch, Exchange.NOTHING], turns.steps[1, images, Exchange.NOTHING]
+    apart, statistics_, step = (turns.steps[world, images, each] for each in Exchange)
     large = turns.large[world]
     return Measured(
         kind=kind,

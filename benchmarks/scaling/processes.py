@@ -10,12 +10,24 @@ import signal
 import subprocess
 import sys
 import tempfile
+from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from builder.errors import BuilderError, SpecError
 from trainer.distribution import Devices
+
+
+class Exchange(StrEnum):
+    """What workers tell each other in a step."""
+
+    NOTHING = "nothing"
+    """Each with its own batch norm and loss."""
+    STATISTICS = "statistics"
+    """Batch norm and loss of the global batch; no gradients."""
+    EVERYTHING = "everything"
+    """As ``python -m trainer train``."""
 
 
 class WorkerError(BuilderError):

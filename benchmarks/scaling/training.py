@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from benchmarks.scaling.processes import Exchange
 from trainer.data import read_training_data
 from trainer.distribution import Devices, Group, Process
 from trainer.interruption import Interruption
 from trainer.loop import TrainingLoop
+from trainer.loss_scaling import heads_of
 from trainer.settings import TrainSettings
 from trainer.sync_batch_norm import GlobalBatchNorm2d
 
@@ -22,17 +23,6 @@ _BATCHES = 4
 """Loaded beforehand and taken in turns: loading is no part of what is measured."""
 _NO_RATE = 1e-9
 """Workers that exchange no gradients would learn apart."""
-
-
-class Exchange(Enum):
-    """What workers tell each other in a step."""
-
-    NOTHING = "nothing"
-    """Each with its own batch norm and loss."""
-    STATISTICS = "statistics"
-    """Batch norm and loss of the global batch; no gradients."""
-    EVERYTHING = "everything"
-    """As ``python -m trainer train``."""
 
 
 class _MeasuredGroup(Group):
@@ -114,10 +104,9 @@ class MeasuredTraining:
     def facts(self) -> dict[str, int]:
         """What the workers exchange."""
         criterion = getattr(self._loop.model, "module", self._loop.model).criterion
-        heads = [name for name in ("one2many", "one2one") if hasattr(criterion, name)]
         return {
             "gradient_bytes": sum(4 * p.numel() for p in self._loop.model.parameters() if p.requires_grad),
-            "small_exchanges": 2 * len(self._norms) + max(len(heads), 1),
+            "small_exchanges": 2 * len(self._norms) + len(heads_of(criterion)),
         }
 
     def steps(self, exchange: str, images: int, count: int) -> dict[str, list[float]]:

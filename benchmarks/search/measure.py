@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import OtherLoad, environment
+from benchmarks.reporting import check_behind
 from benchmarks.search.report import SearchReport
 from builder.errors import SpecError
 from trainer.errors import TrainingError
@@ -40,8 +41,7 @@ def measure_search(options: SearchOptions, argv: Sequence[str], progress: Callab
         SpecError: the search is wrong.
         TrainingError: it failed.
     """
-    if ours := sorted(_OURS & {word.partition("=")[0] for word in options.search}):
-        raise SpecError(f"{ours[0]} behind --: the benchmark gives it; leave it out.")
+    check_behind(options.search, _OURS)
     cores = len(os.sched_getaffinity(0))
     if options.at_once * options.cpus_per_trial > cores:
         raise SpecError(
@@ -87,6 +87,6 @@ def _search(options: SearchOptions, folder: Path, at_once: int) -> float:
 
 
 def _other_load() -> float:
-    others = OtherLoad(os.getpid())
+    others = OtherLoad()
     time.sleep(_LISTENED_S)
     return others.share()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.figures import Spread, ratios
-from benchmarks.machine import QUIET_SHARE
+from benchmarks.machine import other_load_text
 from benchmarks.tables import key_values, table
 
 TARGET = 0.75
@@ -63,12 +63,8 @@ class SearchReport:
                 table(("", *(f"turn {turn + 1}" for turn in turns)), rows),
                 "",
                 f"side by side / one after the other: {self.ratio} (target: under {TARGET}, {met}); {same}",
-                self._others(),
+                other_load_text(self.other_cpu_share, "just before a turn"),
                 "",
                 key_values(self.environment),
             ]
         )
-
-    def _others(self) -> str:
-        text = f"other processes used {self.other_cpu_share:.1%} of the CPU just before a turn"
-        return text if self.other_cpu_share <= QUIET_SHARE else f"WARNING: {text}: measure again on a quiet machine"

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.peers.processes import OthersLoad, PeerError, Worker, memory_bytes
+from benchmarks.machine import OtherLoad
+from benchmarks.peers.processes import PeerError, Worker, memory_bytes
 from benchmarks.peers.roboflow import roboflow_server, write_package
 
 HOLD = "import sys; held = b'1' * 50_000_000; print(len(held), flush=True); sys.stdin.read()"
@@ -79,7 +80,7 @@ def test_memory_is_that_of_the_sessions_and_no_other() -> None:
 
 
 def test_the_load_of_others_is_a_share_of_the_machine() -> None:
-    others = OthersLoad([os.getsid(0), os.getpid()])
+    others = OtherLoad(os.getsid(0), os.getpid())
     # The system counts in hundredths of a second: of a few of them it would tell more than there was.
     until_s = time.monotonic() + 0.5
     while time.monotonic() < until_s:
