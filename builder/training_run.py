@@ -19,6 +19,7 @@ from builder.errors import SpecError
 RUN_RECORD = "run.json"
 SCHEMA = "run/1"
 FITNESS = "metrics/mAP50-95(B)"
+"""What epochs and trainings are compared by, as Ultralytics and results.csv call it."""
 _LARGEST_BYTES = 16_000_000
 
 

@@ -31,6 +31,11 @@ class TrainData:
         return {"hash": self.hash, "names": list(self.names), "train": len(self.train), "val": len(self.val)}
 
 
+def plain_name(name: str) -> str:
+    """A class's name as it is compared with another's."""
+    return name.strip().lower()
+
+
 def read_training_data(source: Path) -> TrainData:
     """Both splits of a data.yaml, every label checked.
 

@@ -202,6 +202,11 @@ def joined(text: str, process: Process) -> Iterator[Group]:
         group.close()
 
 
+def is_of_exchange(error: Exception) -> bool:
+    """Whether gloo or NCCL has failed: another process is gone."""
+    return any(name in str(error).lower() for name in ("gloo", "nccl"))
+
+
 def _store(process: Process) -> Any:
     """Where the processes leave their addresses.
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 from builder.signals import Interrupted
 
+_LOOK_S = 0.25
 _SAME_S = 1.0
 """torchrun passes on a Ctrl-C that the terminal has already sent to every process: that is one signal, not two."""
 
@@ -64,6 +67,26 @@ class Interruption:
         )
         self._timer.daemon = True
         self._timer.start()
+
+    @contextlib.contextmanager
+    def asked_by(self, number: Callable[[], int]) -> Iterator[None]:
+        """Look again and again, in a thread, whether ``number`` gives a signal's, and ask then."""
+        over = threading.Event()
+
+        def look() -> None:
+            while not over.wait(_LOOK_S):
+                if (found := number()) and not over.is_set():
+                    self.ask(found)
+                    return
+
+        looking = threading.Thread(target=look, name="interruption", daemon=True)
+        looking.start()
+        try:
+            yield
+        finally:
+            over.set()
+            # Who is asked may be another machine, and gone.
+            looking.join(_LOOK_S)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self._training:

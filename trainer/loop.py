@@ -19,6 +19,7 @@ from ultralytics.utils.torch_utils import unset_deterministic, unwrap_model
 
 from builder.console import show_progress
 from builder.signals import Interrupted
+from builder.training_run import FITNESS
 from trainer import snapshot
 from trainer.data_path import DataPath, exchange_seconds, spare_cores
 from trainer.detection import DetectionSetup
@@ -266,7 +267,7 @@ class TrainingLoop(DetectionSetup):
         losses = {f"train/{name}": round(value, 5) for name, value in self.running_loss.items()}
         row = {"epoch": float(epoch + 1), **losses, **{k: float(v) for k, v in metrics.items()}, **rates}
         self.rows.append(row)
-        accuracy = metrics.get("metrics/mAP50-95(B)")
+        accuracy = metrics.get(FITNESS)
         shown = "  ".join(f"{name.removesuffix('_loss')} {value:.3f}" for name, value in self.running_loss.items())
         self._say(
             f"epoch {epoch + 1}/{self.epochs}  {shown}" + ("" if accuracy is None else f"  mAP50-95 {accuracy:.4f}")

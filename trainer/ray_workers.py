@@ -7,20 +7,18 @@ on from there.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from builder.errors import BuilderError, SpecError
 from builder.signals import Interrupted
-from trainer.distribution import Process
+from trainer.distribution import Process, is_of_exchange
 from trainer.errors import PeerLostError
 from trainer.interruption import Interruption
 from trainer.ray_desk import Remote
@@ -75,7 +73,7 @@ def work(config: dict[str, Any]) -> None:
     if restarts and process.is_main:
         desk.say(f"all workers are started anew: restart {restarts} of at most {request.settings.max_restarts}")
     interruption = Interruption(request.settings.grace_s)
-    with _listening(desk, interruption):
+    with interruption.asked_by(desk.number):
         try:
             from trainer.run import train
 
@@ -103,7 +101,7 @@ def work(config: dict[str, Any]) -> None:
 
 def of_exchange(error: Exception) -> bool:
     """Whether it is what a process sees when another is gone."""
-    return isinstance(error, PeerLostError) or any(name in str(error).lower() for name in ("gloo", "nccl"))
+    return isinstance(error, PeerLostError) or is_of_exchange(error)
 
 
 def _gpu() -> int:
@@ -151,25 +149,6 @@ def check_seen(request: Request, node: int, goes_on: bool, process: Process) -> 
         )
     if process.is_main and not goes_on and run.exists() and any(run.iterdir()):
         raise SpecError(f"--run {run} is not empty on node {node}: go on with it by --resume, or name another folder.")
-
-
-@contextlib.contextmanager
-def _listening(desk: Remote, interruption: Interruption) -> Iterator[None]:
-    """Ask the training for its end when the desk says so."""
-    over = threading.Event()
-
-    def listen() -> None:
-        while not over.wait(_ASK_S):
-            if number := desk.number():
-                interruption.ask(number)
-                return
-
-    thread = threading.Thread(target=listen, name="desk", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
 
 
 def _seldom(show: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:

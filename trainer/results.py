@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.checkpoints.file import read_checkpoint
+from trainer.checkpoints.file import read_checkpoint, states
 from trainer.data import TrainData
 from trainer.errors import CheckpointError, TrainingError
 from trainer.run_record import write_run_record
@@ -81,7 +81,7 @@ class Results:
 
     def _write_best_again(self, training: TrainingLoop) -> None:
         """From the checkpoint of the best epoch: the run was restored elsewhere, or the disk was full then."""
-        for path in sorted(self._checkpoints.glob("e*-s*.pt")):
+        for path in states(self._checkpoints):
             with contextlib.suppress(CheckpointError):
                 state, meta = read_checkpoint(path)
                 if meta.fitness is not None and meta.fitness == training.best_fitness:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from builder.console import show_progress
 from builder.durable import replace_file
 from builder.errors import BuilderError, SpecError
-from trainer.checkpoints.file import CheckpointMeta, Found, newest_valid, read_checkpoint
+from trainer.checkpoints.file import CheckpointMeta, Found, newest_valid, read_checkpoint, states
 from trainer.checkpoints.opening import bring_back, copy_results, open_stores
 from trainer.checkpoints.retention import Retention
 from trainer.checkpoints.writer import CheckpointWriter
 from trainer.data import TrainData, read_training_data
-from trainer.distribution import Group, Process, joined, this_process
+from trainer.distribution import Group, Process, is_of_exchange, joined, this_process
 from trainer.errors import CheckpointError, PeerLostError
 from trainer.interruption import Interruption
 from trainer.results import Results
@@ -92,7 +92,7 @@ def stored_settings(run: Path) -> TrainSettings | None:
 
 def holds_run(folder: Path) -> bool:
     """Whether a training was begun there."""
-    return (folder / SETTINGS).exists() or any((folder / CHECKPOINTS).glob("e*-s*.pt"))
+    return (folder / SETTINGS).exists() or bool(states(folder / CHECKPOINTS))
 
 
 class _Run:
@@ -138,7 +138,7 @@ class _Run:
             training.run()
             wait_s = _STORES_AT_THE_END_S
         except RuntimeError as e:
-            if self._group.process.world == 1 or not ("gloo" in str(e).lower() or "nccl" in str(e).lower()):
+            if self._group.process.world == 1 or not is_of_exchange(e):
                 raise
             raise PeerLostError(
                 f"process {self._group.process.rank}: another process of the training is gone; --resume goes on from "
@@ -304,18 +304,23 @@ class _Run:
         self._writer.submit(state, meta)
 
     def _finish(self, training: TrainingLoop, parts: int) -> None:
-        if self._writer.failures and newest_valid(self._folder / CHECKPOINTS) is None:
-            raise CheckpointError(f"the training is done and nothing could be saved: {self._writer.failures[-1]}")
-        newest = newest_valid(self._folder / CHECKPOINTS) if self._writer.failures else None
-        if newest is not None and newest.meta.epoch < training.position.epoch:
-            self._say(
-                f"warning: the newest checkpoint is of epoch {newest.meta.epoch}, the training came to epoch "
-                f"{training.position.epoch}: --resume would train the rest again, and write other weights."
-            )
+        if self._writer.failures:
+            self._tell_of_failures(training)
         path = self._results.finish(training, start=self._started, parts=parts)
         if self._settings.stores:
             copy_results(self._settings, self._say)
         self._say(f"{path}\nbuild it: python -m builder build --weights {self._results.best}")
+
+    def _tell_of_failures(self, training: TrainingLoop) -> None:
+        """What checkpoints that could not be written mean for a run that is done."""
+        newest = newest_valid(self._folder / CHECKPOINTS)
+        if newest is None:
+            raise CheckpointError(f"the training is done and nothing could be saved: {self._writer.failures[-1]}")
+        if newest.meta.epoch < training.position.epoch:
+            self._say(
+                f"warning: the newest checkpoint is of epoch {newest.meta.epoch}, the training came to epoch "
+                f"{training.position.epoch}: --resume would train the rest again, and write other weights."
+            )
 
 
 def _say_nothing(line: str) -> None:

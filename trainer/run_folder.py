@@ -19,11 +19,11 @@ def lock_of(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keep every other training out of a run's folder; of torchrun's processes the first does so for all.
+def held(folder: Path, what: str = "training") -> Iterator[None]:
+    """Keep every other out of the folder of a training or search; of torchrun's processes the first does so for all.
 
     Raises:
-        SpecError: another training has it.
+        SpecError: another has it.
         OSError: the folders above it cannot be made.
     """
     launched = os.environ.get("TORCHELASTIC_RUN_ID") == RUN_ID
@@ -36,6 +36,6 @@ def held(folder: Path) -> Iterator[None]:
             undo.enter_context(locked(lock_of(folder), 0))
         except TimeoutError as e:
             raise SpecError(
-                f"another training runs in {folder}: wait for its end, or end it; or name another folder."
+                f"another {what} runs in {folder}: wait for its end, or end it; or name another folder."
             ) from e
         yield

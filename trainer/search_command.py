@@ -11,12 +11,13 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.durable import locked, make_folders
+from builder.durable import make_folders
 from builder.errors import SpecError
 from builder.signals import Interruption, interrupted_by
 from trainer import train_command
 from trainer.errors import TrainingError
 from trainer.ray_runtime import LOCAL, started_ray
+from trainer.run_folder import held
 from trainer.settings import MANNER, TrainSettings, flag
 
 if TYPE_CHECKING:
@@ -67,10 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     _check_share(arguments)
     with interrupted_by(signal.SIGTERM, signal.SIGINT) as interruption, contextlib.ExitStack() as undo:
         make_folders(search.folder, undo)
-        try:
-            undo.enter_context(locked(search.folder / ".lock", 0))
-        except TimeoutError as e:
-            raise SpecError(f"another search runs in {search.folder}.") from e
+        undo.enter_context(held(search.folder, "search"))
         if not all(trial.state.over for trial in search.trials):
             _run_trials(search, arguments, interruption)
         return _finish(search)
@@ -104,7 +102,8 @@ def search_of(arguments: argparse.Namespace) -> Search:
     from trainer.data import read_training_data
 
     given = train_command.given_settings(arguments)
-    given |= {name: arguments.num_workers for name in ("num_workers",) if getattr(arguments, name, None) is not None}
+    if arguments.num_workers is not None:
+        given["num_workers"] = arguments.num_workers
     for name in _REFUSED.keys() & given.keys():
         raise SpecError(f"{flag(name)}: a search takes none: {_REFUSED[name]}.")
     given |= {name: Path(given[name]).absolute() for name in ("data", "run", "weights", "teacher") if name in given}
@@ -128,7 +127,7 @@ def _new(arguments: argparse.Namespace, given: dict[str, Any]) -> Search:
     from trainer.search.space import read_space
 
     folder: Path = arguments.run
-    if folder.exists() and (not folder.is_dir() or any(each.name != ".lock" for each in folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SpecError(f"--run {folder} is not empty: go on with it by --resume, or name another folder.")
     if arguments.space is None or arguments.trials is None or "data" not in given:
         raise SpecError("expected --space SPACE.yaml, --trials N and --data data.yaml.")

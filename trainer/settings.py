@@ -150,7 +150,7 @@ class TrainSettings:
             _at_most(name, getattr(self, name), most)
         if unknown := sorted(set(self.hyperparameters) - TUNABLE):
             raise SpecError(f"--set {unknown[0]}=…: no such hyperparameter; there are: {', '.join(sorted(TUNABLE))}.")
-        _check_values({"lr0": self.lr0, "lrf": self.lrf, **self.hyperparameters})
+        _check_values(self)
         _check_distillation(self)
         _check_key(self)
 
@@ -200,16 +200,26 @@ def _at_most(name: str, value: int | None, most: int) -> None:
         raise SpecError(f"{flag(name)}: expected a whole number of {most} or less, got {value}.")
 
 
-def _check_values(values: Mapping[str, float | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            continue
-        word = flag(name) if name in ("lr0", "lrf") else f"--set {name}="
-        if not math.isfinite(value) or (name in FRACTIONS and not 0 <= value <= 1):
-            what = "a value from 0 to 1" if name in FRACTIONS else "a finite number"
-            raise SpecError(f"{word}: expected {what}, got {value:g}.".replace("=:", ":"))
-        if name == "nbs" and value < 1:
-            raise SpecError(f"--set nbs: expected a whole number of 1 or more, got {value:g}.")
+def check_value(name: str, value: float, called: str) -> None:
+    """Pass where Ultralytics takes ``value``; the message says ``called`` for the name.
+
+    Raises:
+        SpecError: it does not.
+    """
+    if not math.isfinite(value) or (name in FRACTIONS and not 0 <= value <= 1):
+        what = "a value from 0 to 1" if name in FRACTIONS else "a finite number"
+        raise SpecError(f"{called}: expected {what}, got {value!r}.")
+    if name == "nbs" and value < 1:
+        raise SpecError(f"{called}: expected a whole number of 1 or more, got {value!r}.")
+
+
+def _check_values(settings: TrainSettings) -> None:
+    rates = {name: getattr(settings, name) for name in ("lr0", "lrf")}
+    for name, value in rates.items():
+        if value is not None:
+            check_value(name, value, called=flag(name))
+    for name, value in settings.hyperparameters.items():
+        check_value(name, value, called=f"--set {name}")
 
 
 def _check_key(settings: TrainSettings) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import SpecError, WeightsError
+from trainer.data import plain_name
 
 if TYPE_CHECKING:
     import torch
@@ -155,8 +156,8 @@ def _other_classes(
     """Move the rows of classes that both have to their new places; the report's lines."""
     import torch
 
-    known = {_plain(name): row for row, name in enumerate(source_names)}
-    rows = [(row, known[_plain(name)]) for row, name in enumerate(names) if _plain(name) in known]
+    known = {plain_name(name): row for row, name in enumerate(source_names)}
+    rows = [(row, known[plain_name(name)]) for row, name in enumerate(names) if plain_name(name) in known]
     ours, theirs = _class_layers(module), _class_layers(source)
     fits = bool(ours) and len(ours) == len(theirs)
     fits = fits and all(a.weight.shape[1:] == b.weight.shape[1:] for a, b in zip(ours, theirs, strict=False))
@@ -185,7 +186,3 @@ def _class_layers(module: nn.Module) -> list[Any]:
     head: Any = module.model[-1]  # type: ignore[index]
     branches = [getattr(head, name, None) for name in ("cv3", "one2one_cv3")]
     return [level[-1] for branch in branches if branch is not None for level in branch]
-
-
-def _plain(name: str) -> str:
-    return name.strip().lower()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import WeightsError
+from trainer.data import plain_name
 from trainer.errors import CheckpointError
 from trainer.settings import TrainSettings
 
@@ -69,7 +70,8 @@ class Teacher:
         for parameter in module.parameters():
             parameter.requires_grad_(False)
         self._module = module
-        places = [[each.strip().lower() for each in network.names].index(name.strip().lower()) for name in names]
+        known = [plain_name(each) for each in network.names]
+        places = [known.index(plain_name(name)) for name in names]
         self._rows = None if places == sorted(places) else torch.tensor(places, device=device)
 
     def predictions(self, images_N3HW: torch.Tensor) -> dict[str, Predictions]:
@@ -87,7 +89,7 @@ class Teacher:
 def _check(
     path: str, names: Sequence[str], strides: list[float], wanted_names: Sequence[str], wanted_strides: list[float]
 ) -> None:
-    if sorted(name.strip().lower() for name in names) != sorted(name.strip().lower() for name in wanted_names):
+    if sorted(map(plain_name, names)) != sorted(map(plain_name, wanted_names)):
         raise WeightsError(
             f"the teacher {path} knows {_shown(names)}, the data have {_shown(wanted_names)}: a teacher has the "
             "classes of its student. Train one on these data, or leave --teacher out."

@@ -115,6 +115,11 @@ def publish(unfinished: Path, path: Path, record: Record) -> None:
         sync(path.parent)
 
 
+def states(folder: Path) -> list[Path]:
+    """The checkpoints' states in a folder, the newest last; whether they verify is not looked at."""
+    return sorted(folder.glob("e*-s*.pt"))
+
+
 def newest_valid(folder: Path) -> Found | None:
     """The newest checkpoint whose size and sha256 are as its sidecar says; None where there is none.
 
@@ -122,7 +127,7 @@ def newest_valid(folder: Path) -> Found | None:
         CheckpointError: there are checkpoints, and none verifies.
     """
     passed_over: list[tuple[Path, str]] = []
-    for path in sorted(folder.glob("e*-s*.pt"), reverse=True):
+    for path in reversed(states(folder)):
         try:
             meta = verify(path)
         except CheckpointError as e:

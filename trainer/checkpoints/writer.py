@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from trainer.checkpoints.file import CheckpointMeta, read_record, sidecar, sweep, write_checkpoint
+from trainer.checkpoints.file import CheckpointMeta, read_record, sidecar, states, sweep, write_checkpoint
 from trainer.checkpoints.retention import Retention
 from trainer.errors import CheckpointError
 
@@ -128,7 +128,7 @@ class CheckpointWriter:
     def _found(self, before: str) -> list[CheckpointMeta]:
         """Those of the run's earlier parts; a later one than the training has come to does not verify."""
         metas = []
-        for path in sorted(self._folder.glob("e*-s*.pt")):
+        for path in states(self._folder):
             with contextlib.suppress(CheckpointError):
                 if path.stem < before:
                     metas.append(read_record(path).meta)

@@ -29,8 +29,6 @@ from trainer.settings import TrainSettings, settings_from_json
 
 SCHEMA = "search/1"
 FILE = "search.json"
-METRIC = "metrics/mAP50-95(B)"
-"""What trials are compared by, as results.csv calls it."""
 
 
 class State(StrEnum):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import SpecError
-from trainer.settings import FRACTIONS, OPTIMIZERS, TUNABLE, TrainSettings
+from trainer.settings import OPTIMIZERS, TUNABLE, TrainSettings, check_value
 
 if TYPE_CHECKING:
     import yaml
@@ -34,7 +34,6 @@ _WORDS = frozenset({"optimizer", "scale_lr", "precision", "model", "weights", "f
 _REAL = (TUNABLE | {"lr0", "lrf"}) - _WHOLE - _FLAGS
 NAMES = _REAL | _WHOLE | _WORDS | _FLAGS
 """What can be searched. Not the epochs: trials are compared by them."""
-_LEAST = {"nbs": 1, "close_mosaic": 0}
 
 
 class Kind(StrEnum):
@@ -225,10 +224,10 @@ def _kinds(name: str) -> tuple[Kind, ...]:
 
 
 def _check_value(name: str, value: Any) -> None:
-    if name in FRACTIONS and not 0 <= value <= 1:
-        raise SpecError(f"{name}: expected a value from 0 to 1, got {value!r}")
-    if name in _LEAST and value < _LEAST[name]:
-        raise SpecError(f"{name}: expected a whole number of {_LEAST[name]} or more, got {value!r}")
+    if not isinstance(value, str):
+        check_value(name, value, called=name)
+    if name == "close_mosaic" and value < 0:
+        raise SpecError(f"{name}: expected a whole number of 0 or more, got {value!r}")
     if name == "weights" and not Path(value).is_file():
         raise SpecError(f"weights: expected a .pt, there is no file {value}")
     # The settings know their own limits; an optimizer, as a rate needs one.

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
 import signal
-import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from builder.durable import locked
 from builder.errors import BuilderError
 from builder.signals import Interrupted
+from builder.training_run import FITNESS
 from trainer.interruption import Interruption
 from trainer.run_folder import lock_of
-from trainer.search.record import METRIC
 from trainer.settings import TrainSettings, settings_from_json
 
 LEAVE = ".leave"
 """A file among the trials' folders: who sees it saves and leaves. A signal would not reach other machines."""
-_LOOK_S = 0.3
 _FORMER_GONE_S = 60.0
 """A search that was killed may leave a trial behind for a moment, which writes to the same folder."""
 
@@ -43,7 +40,7 @@ def run_trial(config: Mapping[str, int], requests: Mapping[int, Mapping[str, Any
             for row in _rows(folder / "results.csv"):
                 told.tell(row)
             interruption = Interruption(settings.grace_s)
-            with _asked_by(leave, interruption):
+            with interruption.asked_by(lambda: signal.SIGTERM if leave.exists() else 0):
                 return _train(settings, interruption, told, lines)
     except OSError as e:
         return {"ended": "failed", "reason": f"{e.filename or folder}: {e.strerror or e}"}
@@ -59,7 +56,7 @@ class _Told:
         """Tell a new epoch's figure; returns when the trial may go on, and leaves the thread where it may not."""
         from ray import tune
 
-        epoch, fitness = int(float(row["epoch"])), row.get(METRIC)
+        epoch, fitness = int(float(row["epoch"])), row.get(FITNESS)
         if epoch > self._epoch and fitness not in (None, ""):
             self._epoch = epoch
             tune.report({"epoch": epoch, "fitness": float(fitness or 0.0)})
@@ -95,23 +92,3 @@ def _rows(path: Path) -> list[dict[str, str]]:
             return list(csv.DictReader(file))
     except FileNotFoundError:
         return []
-
-
-@contextlib.contextmanager
-def _asked_by(leave: Path, interruption: Interruption) -> Iterator[None]:
-    """Have the training leave when the file appears."""
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.wait(_LOOK_S):
-            if leave.exists():
-                interruption.ask(signal.SIGTERM)
-                return
-
-    looking = threading.Thread(target=look, daemon=True)
-    looking.start()
-    try:
-        yield
-    finally:
-        over.set()
-        looking.join()
