@@ -142,11 +142,6 @@ class DetectionSetup(DetectionTrainer):
 
     def _build_data(self) -> None:
         process, settings = self.group.process, self.settings
-        if process.world > min(settings.batch, len(self.source.val)):
-            raise SpecError(
-                f"{process.world} processes need a --batch of {process.world} or more and as many validation images; "
-                f"got --batch {settings.batch} and {len(self.source.val)} images."
-            )
         common: dict[str, Any] = {
             "imgsz": self.args.imgsz, "stride": self.stride, "data": self.data, "task": "detect",
             "cache": settings.cache, "prefix": "",

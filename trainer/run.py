@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from builder.console import show_progress
 from builder.durable import replace_file
 from builder.errors import BuilderError, SpecError
-from trainer.checkpoints.file import CheckpointMeta, Found, newest_valid, read_checkpoint, states
+from trainer.checkpoints.file import CheckpointMeta, Found, newest_valid, read_checkpoint
 from trainer.checkpoints.opening import bring_back, copy_results, open_stores
 from trainer.checkpoints.retention import Retention
 from trainer.checkpoints.writer import CheckpointWriter
@@ -23,15 +22,14 @@ from trainer.distribution import Group, Process, is_of_exchange, joined, this_pr
 from trainer.errors import CheckpointError, PeerLostError
 from trainer.interruption import Interruption
 from trainer.results import Results
+from trainer.run_folder import CHECKPOINTS, SETTINGS, nothing_left_behind
 from trainer.run_record import versions
-from trainer.settings import TrainSettings, settings_from_json
+from trainer.settings import TrainSettings
 from trainer.teacher import with_known_teacher
 
 if TYPE_CHECKING:
     from trainer.loop import Observer, Show, TrainingLoop
 
-SETTINGS = "settings.json"
-CHECKPOINTS = "checkpoints"
 _STORES_AT_THE_END_S = 600.0
 """What the last copies may take once the training has ended."""
 
@@ -78,23 +76,6 @@ def train(
             return _Run(settings, group, listening, observers, say=spoken, show=show).train()
 
 
-def stored_settings(run: Path) -> TrainSettings | None:
-    """The settings that a run was begun with, of its folder or its newest checkpoint; None where there is no run."""
-    try:
-        return settings_from_json(json.loads((run / SETTINGS).read_bytes()))
-    except FileNotFoundError:
-        pass
-    except (ValueError, TypeError) as e:
-        raise CheckpointError(f"{run / SETTINGS} is damaged ({e}); restore it, or begin another run.") from e
-    found = newest_valid(run / CHECKPOINTS)
-    return settings_from_json(found.meta.arguments) if found else None
-
-
-def holds_run(folder: Path) -> bool:
-    """Whether a training was begun there."""
-    return (folder / SETTINGS).exists() or bool(states(folder / CHECKPOINTS))
-
-
 class _Run:
     """The parts of one training, put together."""
 
@@ -123,7 +104,7 @@ class _Run:
 
     def train(self) -> Finished:
         """From the settings to run.json."""
-        with self._nothing_left_behind():
+        with nothing_left_behind(self._folder) if self._group.process.is_main else contextlib.nullcontext():
             self._data = self._on_main(self._read_data)
             checkpoints = self._folder / CHECKPOINTS
             self._results = Results(self._settings, self._data, checkpoints=checkpoints, say=self._say)
@@ -157,18 +138,13 @@ class _Run:
                 f"--batch {self._settings.batch}: the data have {len(data.train)} training images; expected as many "
                 "or fewer."
             )
+        world = self._group.process.world
+        if world > min(self._settings.batch, len(data.val)):
+            raise SpecError(
+                f"{world} processes need a --batch of {world} or more and as many validation images; got --batch "
+                f"{self._settings.batch} and {len(data.val)} images."
+            )
         return data
-
-    @contextlib.contextmanager
-    def _nothing_left_behind(self) -> Iterator[None]:
-        """Remove what the set-up of a new run has made, where it does not come to its first step."""
-        new = not self._folder.exists() or not any(self._folder.iterdir())
-        try:
-            yield
-        except BaseException:
-            if new and self._group.process.is_main:
-                shutil.rmtree(self._folder, ignore_errors=True)
-            raise
 
     def _on_main(self, work: Callable[[], Any]) -> Any:
         """Do it once, on the main process; every process gets the answer, or its error."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.errors import SpecError
+from trainer.run_folder import held, holds_run, nothing_left_behind, stored_settings
 from trainer.settings import DISTIL_WEIGHTS, LR_SCALES, OPTIMIZERS, PRECISIONS, TUNABLE, TrainSettings, merged
 
 HELP = "train a detector; interrupted, it goes on with --resume"
@@ -77,8 +78,6 @@ def _add_teacher(group: argparse._ArgumentGroup) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train; 0 when the training has come to its end."""
-    from trainer.run_folder import held
-
     with held(arguments.run):
         return _run(arguments)
 
@@ -95,16 +94,21 @@ def _run(arguments: argparse.Namespace) -> int:
             raise SpecError(f"--ray goes with --num-workers of 1 or more, got {arguments.num_workers}.")
         for change in changes:
             _say(f"changed: {change}")
-        train_on_ray(settings, address=arguments.ray, workers=arguments.num_workers, say=_say)
+        with nothing_left_behind(settings.run):  # by workers that die before they can
+            train_on_ray(settings, address=arguments.ray, workers=arguments.num_workers, say=_say)
         return 0
     if arguments.num_workers is not None:
         raise SpecError("--num-workers goes with --ray; without it --devices names a process each, such as cpu,cpu.")
     devices = parse_devices(settings.devices)
     check_devices(devices)
     if devices.processes > 1 and "WORLD_SIZE" not in os.environ:
-        return launch(
-            arguments.argv, processes=devices.processes, max_restarts=settings.max_restarts, grace_s=settings.grace_s
-        )
+        with nothing_left_behind(settings.run):
+            return launch(
+                arguments.argv,
+                processes=devices.processes,
+                max_restarts=settings.max_restarts,
+                grace_s=settings.grace_s,
+            )
     from trainer.run import train
 
     for change in changes:
@@ -123,15 +127,11 @@ def settings_of(arguments: argparse.Namespace) -> tuple[TrainSettings, tuple[str
     resume = arguments.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     folder: Path = arguments.run
     if resume:
-        from trainer.run import stored_settings
-
         if (stored := stored_settings(folder)) is not None:
             return merged(stored, {**given, "run": folder, "resume": True})
     elif folder.exists() and not folder.is_dir():
         raise SpecError(f"--run {folder} is a file: expected the folder of a run.")
     elif folder.exists() and any(folder.iterdir()):
-        from trainer.run import holds_run
-
         way = "go on with it by --resume" if holds_run(folder) else "it holds no run; remove what is in it"
         raise SpecError(f"--run {folder} is not empty: {way}, or name another folder.")
     if "data" not in given:

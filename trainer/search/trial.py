@@ -15,7 +15,7 @@ from builder.errors import BuilderError
 from builder.signals import Interrupted
 from builder.training_run import FITNESS
 from trainer.interruption import Interruption
-from trainer.run_folder import lock_of
+from trainer.run_folder import lock_of, stored_settings
 from trainer.settings import TrainSettings, settings_from_json
 
 LEAVE = ".leave"
@@ -63,7 +63,7 @@ class _Told:
 
 
 def _train(settings: TrainSettings, interruption: Interruption, told: _Told, lines: Any) -> dict[str, Any]:
-    from trainer.run import stored_settings, train
+    from trainer.run import train
 
     try:
         if settings.run.exists() and any(settings.run.iterdir()):

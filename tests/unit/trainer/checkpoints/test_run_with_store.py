@@ -17,7 +17,7 @@ from trainer.checkpoints.remote import Remote
 from trainer.cli import main
 from trainer.distribution import Process
 from trainer.errors import CheckpointError
-from trainer.run import stored_settings
+from trainer.run_folder import stored_settings
 from trainer.settings import merged
 
 Lost = tuple[Path, Path]
