@@ -8,6 +8,7 @@ import dataclasses
 import importlib.util
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,7 @@ def search_of(arguments: argparse.Namespace) -> Search:
     Raises:
         SpecError: the request, the space or a trial's settings are wrong, or it would make the search another.
         DataError: the data cannot be trained on.
+        WeightsError: what a trial begins from, or its teacher, is not there or does not fit.
     """
     from trainer.data import read_training_data
 
@@ -110,16 +112,27 @@ def search_of(arguments: argparse.Namespace) -> Search:
     if "model" in given and Path(given["model"]).exists():
         given["model"] = str(Path(given["model"]).absolute())
     search = _going_on(arguments, given) if arguments.resume else _new(arguments, given)
-    data_hash = read_training_data(search.settings.data).hash
-    if search.data_hash not in ("", data_hash):
+    data = read_training_data(search.settings.data)
+    if search.data_hash not in ("", data.hash):
         raise SpecError(
             f"the data of {search.settings.data} are not those that the search was begun with: give the same data, or "
             "begin another search."
         )
-    search.data_hash = data_hash
-    for trial in search.trials:
-        search.settings_of(trial)
+    search.data_hash = data.hash
+    settings = {trial.number: search.settings_of(trial) for trial in search.trials}
+    _check_starts([settings[trial.number] for trial in search.trials if not trial.state.over], data.names)
     return search
+
+
+def _check_starts(settings: Sequence[TrainSettings], names: Sequence[str]) -> None:
+    """Pass where a training can begin from what each of the trials names; each is read once."""
+    from trainer.starting_weights import starting_weights
+    from trainer.teacher import with_known_teacher
+
+    for weights, model, allow_partial in {(each.weights, each.model, each.allow_partial): None for each in settings}:
+        starting_weights(weights=weights, model=model, names=names, allow_partial=allow_partial)
+    for each in {each.teacher: each for each in settings}.values():
+        with_known_teacher(each)
 
 
 def _new(arguments: argparse.Namespace, given: dict[str, Any]) -> Search:
@@ -244,6 +257,8 @@ def _finish(search: Search) -> int:
 
     if any(not trial.state.over for trial in search.trials):
         _say("what has died is tried again by --resume")
+    if best.best is not None and best.best[1] == 0:
+        _say("warning: no trial has found an object yet; which one is the best tells nothing: give them more --epochs")
     _say(f"best: trial {best.number}, {search.runs / best.name / 'weights' / 'best.pt'}")
     _say(f"train it whole: {shlex.join(['python', '-m', 'trainer', *search.command(best)])}")
     return 0

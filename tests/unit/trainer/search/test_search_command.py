@@ -49,6 +49,31 @@ def test_wrong_request_is_told_and_leaves_nothing(
     assert not run.exists()
 
 
+@pytest.mark.parametrize("flag", ["--model", "--weights", "--teacher"])
+def test_a_network_that_is_not_there_is_told_before_a_trial_is_begun(
+    dataset: Path, space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    run, absent = tmp_path / "search", tmp_path / "absent"
+    fixed = ("--data", str(dataset), "--epochs", "3", "--trials", "2", "--model", "yolo11n.yaml")
+    assert main(["search", "--run", str(run), "--space", str(space), *fixed, flag, str(absent)]) == 1
+    said = capsys.readouterr()
+    assert str(absent) in said.err
+    assert len(said.err.splitlines()) == 1
+    assert said.out == ""
+    assert not run.exists()
+
+
+def test_a_searched_network_that_is_not_there_is_told_too(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space, run = tmp_path / "space.yaml", tmp_path / "search"
+    space.write_text("model: {choice: [yolo11n.yaml, yolo11nn.yaml]}\n")
+    fixed = ("--data", str(dataset), "--epochs", "3", "--trials", "8")
+    assert main(["search", "--run", str(run), "--space", str(space), *fixed]) == 1
+    assert "yolo11nn.yaml" in capsys.readouterr().err
+    assert not run.exists()
+
+
 def test_what_is_searched_goes_before_the_command_line_and_is_told(
     dataset: Path, space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
