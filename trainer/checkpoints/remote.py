@@ -23,6 +23,8 @@ SIDECAR = re.compile(r"(e[0-9]{4,9}-s[0-9]{8,12})\.json")
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 # Object stores have none, and s3fs would make a bucket that is missing.
 _WITH_FOLDERS = frozenset({"file", "local", "sftp", "ssh", "ftp", "smb", "hdfs"})
+_NO_CREDENTIALS = frozenset({"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"})
+"""Of botocore and google-auth, which need not be installed."""
 
 
 class _DiskError(Exception):
@@ -166,6 +168,18 @@ def _kind(error: Exception) -> type[StoreError]:
 
 
 def reason(error: BaseException) -> str:
-    """One line of what a package says."""
+    """What a package says, in one line; Python's name for it only where that tells more."""
+    if type(error).__name__ in _NO_CREDENTIALS:
+        return (
+            "no credentials were found; give them by the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            "GOOGLE_APPLICATION_CREDENTIALS), a profile or the machine's role"
+        )
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200].rstrip('.')}" if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    line = lines[0][:200].rstrip(".")
+    if isinstance(error, FileNotFoundError):
+        return line if " " in line else f"{line} is not there"
+    return f"{type(error).__name__}: {line}"
