@@ -8,8 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from builder.durable import replace_file
 from builder.errors import SpecError
 
 TARGET_MISSED = 3
@@ -20,6 +21,11 @@ def add_reporting(command: argparse.ArgumentParser, *, repeats: int) -> None:
     add = command.add_argument
     add("--repeats", type=positive(int), default=repeats, help=f"turns (default: {repeats})")
     add_output(command)
+
+
+def add_page(command: argparse.ArgumentParser, what: str = "charts") -> None:
+    """``--html``."""
+    command.add_argument("--html", type=Path, metavar="FILE", help=f"write a page with {what}")
 
 
 def add_output(command: argparse.ArgumentParser) -> None:
@@ -64,14 +70,27 @@ class Report(Protocol):
         """What is printed."""
 
 
-def reported(arguments: argparse.Namespace, measure: Callable[[], Report]) -> int:
-    """Measure, print, and write ``--json`` where it was asked for."""
-    path: Path | None = arguments.json
-    check_folder("--json", path)
+AReport = TypeVar("AReport", bound=Report)
+
+
+def reported(
+    arguments: argparse.Namespace, measure: Callable[[], AReport], page: Callable[[AReport], str] | None = None
+) -> int:
+    """Measure, print, and write ``--json`` and ``--html`` (its ``page``) where they were asked for; the exit code.
+
+    Raises:
+        SpecError: a file's folder is not there, before anything is measured; or it cannot be written.
+    """
+    as_data: Path | None = arguments.json
+    as_page: Path | None = arguments.html if page else None
+    check_folder("--json", as_data)
+    check_folder("--html", as_page)
     report = measure()
     print(report.to_text())
-    if path:
-        write_file("--json", path, as_json(report.to_json()))
+    if as_data:
+        write_file("--json", as_data, as_json(report.to_json()))
+    if page and as_page:
+        write_file("--html", as_page, page(report))
     return TARGET_MISSED if arguments.check and not report.all_met else 0
 
 
@@ -88,9 +107,12 @@ def check_folder(flag: str, path: Path | None) -> None:
 
 
 def write_file(flag: str, path: Path, text: str) -> None:
-    """Once the figures are printed; raises SpecError where the file cannot be written."""
+    """Write it whole or not at all, once the figures are printed; raises SpecError where it cannot be written."""
     try:
-        path.write_text(text, encoding="utf-8")
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            path.write_text(text, encoding="utf-8")  # what it leads to stays what it is, such as /dev/stdout
+        else:
+            replace_file(path, text.encode())
     except OSError as e:
         raise SpecError(f"{flag} {path}: cannot be written: {e.strerror}; the figures are above") from e
 

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.reporting import as_json, check_folder, count, positive, progress, write_file
+from benchmarks.reporting import add_page, as_json, check_folder, count, positive, progress, write_file
 from builder.console import DEFAULT_REPOSITORY
 from builder.errors import SpecError
 from clients.connection_arguments import add_connection
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_figures(parser)
     add = parser.add_argument
     add("--json", type=Path, metavar="FILE", help="write every figure there too")
-    add("--html", type=Path, metavar="FILE", help="write a page with charts")
+    add_page(parser)
     add("--confirm", metavar="URL", help="send the share of one GPU to this server: grpc://HOST:PORT")
     add("--confirm-s", type=positive(float), default=30.0, help="for so long (default: 30)")
     add_connection(parser)

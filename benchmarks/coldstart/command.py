@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.reporting import Report, add_reporting, check_folder, positive, progress, reported
+from benchmarks.reporting import add_page, add_reporting, positive, progress, reported
 from builder.console import DEFAULT_REPOSITORY
 from builder.errors import SpecError
 
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PART",
         help=f"what to measure, of {', '.join(PARTS)} (default: all; switching takes two models)",
     )
-    add("--html", type=Path, metavar="FILE", help="write a page with the latency by request number")
+    add_page(parser, "the latency by request number")
     add_reporting(parser, repeats=5)
 
 
@@ -56,8 +56,6 @@ def run(arguments: argparse.Namespace) -> int:
     from benchmarks.coldstart.measure import ColdstartOptions, measure_coldstart
     from benchmarks.coldstart.page import page
 
-    html: Path | None = arguments.html
-    check_folder("--html", html)
     if set(arguments.parts) == {"switching"} and len(set(arguments.model)) < 2:
         raise SpecError(
             f"--parts switching: expected two models to switch between, got {arguments.model[0]} alone; "
@@ -74,15 +72,4 @@ def run(arguments: argparse.Namespace) -> int:
         keepwarm_s=arguments.keepwarm_s,
         parts=frozenset(arguments.parts),
     )
-
-    def measure() -> Report:
-        report = measure_coldstart(options, arguments.argv, progress)
-        if html:
-            try:
-                html.write_text(page(report))
-            except OSError as e:
-                # The figures are worth more than their page.
-                progress(f"--html {html}: cannot be written: {e.strerror}")
-        return report
-
-    return reported(arguments, measure)
+    return reported(arguments, lambda: measure_coldstart(options, arguments.argv, progress), page)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.load.points import PERCENTILES, ClosedLoop, Load, LoadReport, OpenLoop, read_load_report
-from benchmarks.reporting import as_json, check_folder, positive, progress
+from benchmarks.reporting import add_page, as_json, check_folder, positive, progress, write_file
 from builder.console import DEFAULT_REPOSITORY
 from builder.errors import SpecError
 
@@ -34,7 +34,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--baseline", type=Path, metavar="FILE", help="a --json of before: exit code 1 where this run is worse")
     add("--json", type=Path, metavar="FILE", help="write every figure there")
     add("--csv", type=Path, metavar="FILE", help="write a line for each load there")
-    add("--html", type=Path, metavar="FILE", help="write a page with charts there")
+    add_page(command)
 
 
 def _add_load(command: argparse.ArgumentParser) -> None:
@@ -58,8 +58,8 @@ def _add_load(command: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print and write; 1 where a stated goal is missed."""
     from benchmarks.load.batching import batching_line
+    from benchmarks.load.page import page
     from benchmarks.load.regression import compare
-    from benchmarks.load.report_html import write_html
     from benchmarks.load.sweep import answers_after_its_call, measure_sweep
     from benchmarks.load.text import goal_line, to_csv, to_text
     from benchmarks.perf_analyzer import find_perf_analyzer
@@ -74,16 +74,15 @@ def run(arguments: argparse.Namespace) -> int:
     print(to_text(report, batching=batching, commands=sweep.commands, hand_over=hand_over))
     if arguments.sla_ms is not None:
         print(goal_line(report, arguments.sla_ms, arguments.percentile))
-    _write(arguments, "json", lambda path: path.write_text(as_json(report.to_json())))
-    _write(arguments, "csv", lambda path: path.write_text(to_csv(report)))
+    _write(arguments, "json", lambda: as_json(report.to_json()))
+    _write(arguments, "csv", lambda: to_csv(report))
     comparison = compare(baseline, report) if baseline else None
     if comparison:
         print(comparison.to_text())
     _write(
         arguments,
         "html",
-        lambda path: write_html(
-            path,
+        lambda: page(
             report,
             batching=batching,
             commands=sweep.commands,
@@ -162,10 +161,7 @@ def _check_folders(arguments: argparse.Namespace) -> None:
         check_folder(f"--{name}", getattr(arguments, name))
 
 
-def _write(arguments: argparse.Namespace, name: str, write: Callable[[Path], object]) -> None:
+def _write(arguments: argparse.Namespace, name: str, text: Callable[[], str]) -> None:
     path: Path | None = getattr(arguments, name)
     if path:
-        try:
-            write(path)
-        except OSError as error:
-            raise SpecError(f"--{name} {path}: cannot be written: {error.strerror}; the figures are above") from error
+        write_file(f"--{name}", path, text())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.reporting import Report, check_folder, positive, progress, reported
+from benchmarks.reporting import add_page, positive, progress, reported
 from builder.errors import SpecError
 
 HELP = "image to boxes, throughput, bytes and memory beside Ultralytics and Roboflow's server"
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="Python of an environment with Roboflow's server: pip install 'inference-cpu[http]' (7 GB)",
     )
-    add("--html", type=Path, metavar="FILE", help="write a page with charts")
+    add_page(parser)
     add("--json", type=Path, metavar="FILE", help="write every figure there too")
     # Whoever does not find the boxes is an error, not a slow one.
     parser.set_defaults(check=True)
@@ -38,8 +38,6 @@ def run(arguments: argparse.Namespace) -> int:
     from benchmarks.peers.measure import PeersOptions, measure_peers
     from benchmarks.peers.page import page
 
-    html: Path | None = arguments.html
-    check_folder("--html", html)
     python: Path | None = arguments.roboflow_python
     if python and not python.is_file():
         # Told now, not after minutes of exports.
@@ -54,15 +52,4 @@ def run(arguments: argparse.Namespace) -> int:
         repeats=arguments.repeats,
         roboflow_python=python,
     )
-
-    def measure() -> Report:
-        report = measure_peers(options, arguments.argv, progress)
-        if html:
-            try:
-                html.write_text(page(report))
-            except OSError as e:
-                # The figures are worth more than their page.
-                progress(f"--html {html}: cannot be written: {e.strerror}")
-        return report
-
-    return int(reported(arguments, measure) != 0)
+    return int(reported(arguments, lambda: measure_peers(options, arguments.argv, progress), page) != 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.reporting import Report, check_folder, positive, progress, reported
+from benchmarks.reporting import add_page, positive, progress, reported
 from benchmarks.scaling.links import PRESETS, Link, find_link
 from builder.errors import SpecError
 
@@ -56,17 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="numbers of workers (default: 8 64)",
     )
     add("--json", type=Path, metavar="FILE", help="write every figure there too")
-    add("--html", type=Path, metavar="FILE", help="write a page with charts")
+    add_page(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, predict and report; the exit code."""
-    from benchmarks.reporting import write_file
     from benchmarks.scaling.measure import ScalingOptions, measure_scaling
     from benchmarks.scaling.page import page
 
-    html: Path | None = arguments.html
-    check_folder("--html", html)
     if (arguments.weights is None) == (arguments.model is None):
         raise SpecError("expected what to train: --weights FILE.pt or --model yolo11n.yaml, one of them.")
     options = ScalingOptions(
@@ -83,16 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         links=_links(arguments),
         predicted=tuple(dict.fromkeys(arguments.predict)),
     )
-    reports = []
-
-    def measure() -> Report:
-        reports.append(measure_scaling(options, arguments.argv, progress))
-        return reports[0]
-
-    code = reported(arguments, measure)
-    if html:
-        write_file("--html", html, page(reports[0]))
-    return code
+    return reported(arguments, lambda: measure_scaling(options, arguments.argv, progress), page)
 
 
 def _links(arguments: argparse.Namespace) -> tuple[Link, ...]:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.reporting import as_json, check_folder, positive, progress, write_file
+from benchmarks.reporting import add_page, as_json, check_folder, positive, progress, write_file
 from builder.console import DEFAULT_REPOSITORY
 from builder.errors import SpecError
 
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--warm-up-s", type=positive(float), default=1.0, help="before each, not counted (default: 1)")
     add("--perf-analyzer", type=Path, metavar="FILE", help="(default: the one on PATH, or that of make tools)")
     add("--json", type=Path, metavar="FILE", help="write every figure there too")
-    add("--html", type=Path, metavar="FILE", help="write a page with the charts")
+    add_page(parser)
     grid = parser.add_argument_group("the exhaustive grid that tuning is held to")
     grid.add_argument(
         "--grid",

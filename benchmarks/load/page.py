@@ -7,13 +7,11 @@ bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from benchmarks.charts import Row, Series, amount, bar_chart, column_chart, line_chart, stacked_bars
 from benchmarks.load.points import PERCENTILES, ClosedLoop, LoadPoint, LoadReport, OpenLoop
 from benchmarks.load.regression import COLUMNS, Comparison
 from benchmarks.load.text import HAND_OVER, shortcomings
-from builder.durable import replace_file
 from builder.page import definitions, document, escaped, figure, row, table
 
 PARTS = ("queue", "input", "compute", "output", "client", "rest")
@@ -22,8 +20,7 @@ _WIDE_RANGE = 12
 _MB = 1e6
 
 
-def write_html(
-    path: Path,
+def page(
     report: LoadReport,
     *,
     batching: str,
@@ -32,13 +29,10 @@ def write_html(
     percentile: int = 99,
     comparison: Comparison | None = None,
     hand_over: bool = False,
-) -> None:
-    """Write the page, whole or not at all; ``batching`` is ``batching_line``'s, ``commands`` what measured the points.
+) -> str:
+    """The page; ``batching`` is ``batching_line``'s, ``commands`` what measured the points.
 
     ``hand_over`` says that Triton's times are not those of the model, which answers after its call.
-
-    Raises:
-        OSError: the file cannot be written.
     """
     sections = [
         _verdict(report, batching, sla_ms, percentile, comparison),
@@ -50,7 +44,7 @@ def write_html(
         _compared(comparison) if comparison else "",
         _measured(report.environment, commands),
     ]
-    replace_file(path, document(f"Load on {report.model}", sections).encode())
+    return document(f"Load on {report.model}", sections)
 
 
 def _verdict(

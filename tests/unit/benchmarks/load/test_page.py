@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
+from benchmarks.load.page import page
 from benchmarks.load.points import (
     ClientTimes,
     ClosedLoop,
@@ -20,7 +20,6 @@ from benchmarks.load.points import (
     Usage,
 )
 from benchmarks.load.regression import compare
-from benchmarks.load.report_html import write_html
 from benchmarks.machine import other_load_text
 from tests.browser import open_page
 
@@ -66,11 +65,9 @@ def report(*, slower: float = 1.0, failed: int = 0) -> LoadReport:
     )
 
 
-def page(folder: Path, what: LoadReport | None = None, **options) -> str:
-    path = folder / "load.html"
+def written(what: LoadReport | None = None, **options) -> str:
     options = {"batching": BATCHING, "commands": COMMANDS, **options}
-    write_html(path, what or report(), **options)
-    return path.read_text()
+    return page(what or report(), **options)
 
 
 def verdict(text: str) -> str:
@@ -78,26 +75,26 @@ def verdict(text: str) -> str:
     return re.sub(r"<[^>]+>", " ", section)
 
 
-def test_a_goal_that_is_met_names_the_highest_load(tmp_path):
-    text = page(tmp_path, sla_ms=100, percentile=99)
+def test_a_goal_that_is_met_names_the_highest_load():
+    text = written(sla_ms=100, percentile=99)
     assert 'class="verdict passed"' in text
     assert "Goal met.  The highest load with p99 within 100 ms: 2 at a time, 40 images/s" in verdict(text)
 
 
-def test_a_goal_that_is_missed_names_the_nearest(tmp_path):
-    text = page(tmp_path, sla_ms=30, percentile=95)
+def test_a_goal_that_is_missed_names_the_nearest():
+    text = written(sla_ms=30, percentile=95)
     assert 'class="verdict failed"' in text
     assert "No load has p95 within 30 ms; the nearest: 1 at a time" in verdict(text)
     assert 'class="over">40.3</b>' in text
 
 
-def test_without_a_goal_the_most_is_named(tmp_path):
-    assert "No goal was stated. Most images/s: 16 at a time, 46.5 images/s" in verdict(page(tmp_path))
+def test_without_a_goal_the_most_is_named():
+    assert "No goal was stated. Most images/s: 16 at a time, 46.5 images/s" in verdict(written())
 
 
-def test_batching_failures_and_regressions_stand_on_top(tmp_path):
+def test_batching_failures_and_regressions_stand_on_top():
     new = report(slower=1.3, failed=2)
-    text = page(tmp_path, new, comparison=compare(report(), new))
+    text = written(new, comparison=compare(report(), new))
     told = verdict(text)
     assert BATCHING in told
     assert "2 requests failed at 8 at a time" in told
@@ -106,59 +103,53 @@ def test_batching_failures_and_regressions_stand_on_top(tmp_path):
     assert 'class="over">WORSE</b>' in text
 
 
-def test_loads_that_were_not_measured_stand_on_top(tmp_path):
+def test_loads_that_were_not_measured_stand_on_top():
     what = report()
     late = replace(what.points[-1], delayed_share=0.4)
     failed = LoadFailure(load=ClosedLoop(concurrency=64), reason="Exceeds maximum queue size")
-    told = verdict(page(tmp_path, replace(what, points=(*what.points[:-1], late), failures=(failed,))))
+    told = verdict(written(replace(what, points=(*what.points[:-1], late), failures=(failed,))))
     assert "not measured at 64 at a time: Exceeds maximum queue size" in told
     assert "not kept up at 40/s poisson: 40% of the requests were sent late" in told
 
 
-def test_a_machine_that_was_not_quiet_is_warned_of_on_top(tmp_path):
+def test_a_machine_that_was_not_quiet_is_warned_of_on_top():
     text = other_load_text(0.36)
-    assert text in verdict(page(tmp_path, replace(report(), environment={"other load": text})))
+    assert text in verdict(written(replace(report(), environment={"other load": text})))
 
 
-def test_times_that_are_not_the_models_are_said_to_be(tmp_path):
-    assert "hand-over" not in page(tmp_path)
-    assert "Here input, compute and output are the hand-over" in page(tmp_path, hand_over=True)
+def test_times_that_are_not_the_models_are_said_to_be():
+    assert "hand-over" not in written()
+    assert "Here input, compute and output are the hand-over" in written(hand_over=True)
 
 
-def test_text_from_elsewhere_is_no_markup(tmp_path):
-    text = page(tmp_path, replace(report(), model=HOSTILE), commands=(HOSTILE,))
+def test_text_from_elsewhere_is_no_markup():
+    text = written(replace(report(), model=HOSTILE), commands=(HOSTILE,))
     assert "<script" not in text
     assert text.count("&lt;script&gt;") == 4
 
 
-def test_equal_reports_give_equal_bytes(tmp_path):
-    assert page(tmp_path) == page(tmp_path)
+def test_equal_reports_give_equal_bytes():
+    assert written() == written()
 
 
-def test_a_server_elsewhere_leaves_out_what_is_not_known(tmp_path):
+def test_a_server_elsewhere_leaves_out_what_is_not_known():
     what = report()
     bare = replace(
         what,
         points=tuple(replace(p, usage=Usage(), client_ms=None, batches={}) for p in what.points),
         service_ms={},
     )
-    text = page(tmp_path, bare)
+    text = written(bare)
     assert "Not known: the server runs elsewhere." in text
     assert "Triton counted no execution of this model." in text
-
-
-def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path):
-    (tmp_path / "load.html").mkdir()
-    with pytest.raises(OSError, match=r"load\.html"):
-        page(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["load.html"]
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (390, True)])
 def test_a_browser_shows_every_chart(tmp_path, width, dark):
     new = report(slower=1.3)
-    page(tmp_path, new, sla_ms=100, comparison=compare(report(), new))
-    shown = open_page(tmp_path / "load.html", width=width, dark=dark)
+    path = tmp_path / "load.html"
+    path.write_text(written(new, sla_ms=100, comparison=compare(report(), new)))
+    shown = open_page(path, width=width, dark=dark)
     assert shown.flaws() == []
     assert shown.title == "Load on detector"
     assert [chart.label for chart in shown.charts] == [
