@@ -39,6 +39,8 @@ FRACTIONS = frozenset(
 """What Ultralytics takes from 0 to 1 only."""
 _LARGEST = {"seed": 2**32 - 1, "threads": 1024}
 """numpy's largest seed; more threads than any machine has."""
+_LEAST = {"nbs": 1, "close_mosaic": 0}
+"""Images of a nominal batch; epochs without mosaic."""
 OPTIMIZERS = ("auto", "SGD", "MuSGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop")
 PRECISIONS = ("fp32", "fp16", "bf16")
 LR_SCALES = ("none", "linear", "sqrt")
@@ -209,8 +211,8 @@ def check_value(name: str, value: float, called: str) -> None:
     if not math.isfinite(value) or (name in FRACTIONS and not 0 <= value <= 1):
         what = "a value from 0 to 1" if name in FRACTIONS else "a finite number"
         raise SpecError(f"{called}: expected {what}, got {value!r}.")
-    if name == "nbs" and value < 1:
-        raise SpecError(f"{called}: expected a whole number of 1 or more, got {value!r}.")
+    if name in _LEAST and value < _LEAST[name]:
+        raise SpecError(f"{called}: expected a whole number of {_LEAST[name]} or more, got {value!r}.")
 
 
 def _check_values(settings: TrainSettings) -> None:

@@ -226,8 +226,6 @@ def _kinds(name: str) -> tuple[Kind, ...]:
 def _check_value(name: str, value: Any) -> None:
     if not isinstance(value, str):
         check_value(name, value, called=name)
-    if name == "close_mosaic" and value < 0:
-        raise SpecError(f"{name}: expected a whole number of 0 or more, got {value!r}")
     if name == "weights" and not Path(value).is_file():
         raise SpecError(f"weights: expected a .pt, there is no file {value}")
     # The settings know their own limits; an optimizer, as a rate needs one.

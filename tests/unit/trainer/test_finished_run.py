@@ -183,6 +183,7 @@ def test_run_goes_on_only_as_it_was_begun(
         (("--set", "mosaic=5"), "--set mosaic: expected a value from 0 to 1, got 5"),
         (("--set", "box=nan"), "--set box: expected a finite number, got nan"),
         (("--set", "nbs=0"), "--set nbs: expected a whole number of 1 or more"),
+        (("--set", "close_mosaic=-1"), "--set close_mosaic: expected a whole number of 0 or more, got -1"),
         (("--seed", "99999999999999999999"), "--seed: expected a whole number of 4294967295 or less"),
         (("--threads", "100000"), "--threads: expected a whole number of 1024 or less"),
         (("--store-key-file", "/nowhere"), "--store-key-file goes with --store"),
