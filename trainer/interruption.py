@@ -90,6 +90,8 @@ class Interruption:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self._training:
+            # An exception that falls into an import's own callbacks is lost; ``begin`` raises it again.
+            self.number = self.number or number
             raise Interrupted(number)
         if self.number and time.monotonic() - self._came_s >= _SAME_S:
             _end(number, "a second signal: ended at once; the newest checkpoint stays")

@@ -231,13 +231,18 @@ class TrainingLoop(DetectionSetup):
         self._say(f"{name}: left before step {self._steps_done() + 1}, epoch {self.position.epoch + 1}")
         return Interrupted(number)
 
-    def _leave_validation(self, validator: object) -> None:
-        """Leave a validation that a signal has come into: it changes nothing and is done again."""
-        if self.interruption.number:
-            if self.group.process.is_main:
-                # Alone: the others may be at another batch, and each of them leaves by itself.
-                self._save_state(self, [snapshot.random_state()] * self.group.process.world)
-            raise self._left(self.interruption.number)
+    def _leave_validation(self, validator: Any) -> None:
+        """Leave a validation that a signal has come into: it changes nothing and is done again.
+
+        Each process asks the others once, at its signal or after its last batch: whoever went on alone would wait for
+        the findings of one that has left.
+        """
+        own = self.interruption.number
+        if not own and validator.batch_i + 1 < len(validator.dataloader):
+            return
+        if number := self.group.most([own])[0]:
+            self._save()
+            raise self._left(number)
 
     def _close_epoch(self, epoch: int) -> None:
         """Validate, write down, decide, and save."""

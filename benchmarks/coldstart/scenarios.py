@@ -179,11 +179,13 @@ def _keep_warm(server: TritonServer, model: str, idle_s: float, keepwarm_s: floa
         cwd=PROJECT,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    assert process.stdout is not None
     try:
+        process.stdout.readline()  # of its first round, which its imports come before
         time.sleep(idle_s)
         process.terminate()
         _, errors = process.communicate(timeout=END_S)

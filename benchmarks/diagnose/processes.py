@@ -27,14 +27,21 @@ def find_server(address: Address) -> int | Missing:
         )
     wanted = {f"socket:[{inode}]" for inode in _listening(address.port)}
     for folder in PROC.glob("[0-9]*"):
-        # A process may end at any moment, and another user's tells nothing.
-        with contextlib.suppress(OSError):
-            if any(str(each.readlink()) in wanted for each in (folder / "fd").iterdir()):
-                return int(folder.name)
+        if not wanted.isdisjoint(_open_files(folder)):
+            return int(folder.name)
     return Missing(
         f"the process that listens on port {address.port} cannot be seen: it is another user's or in another "
         "container; run diagnose where it runs, as its user or as root"
     )
+
+
+def _open_files(process: Path) -> Iterator[str]:
+    """What a process has open; nothing where it has ended or is another user's."""
+    with contextlib.suppress(OSError):
+        for each in (process / "fd").iterdir():
+            # A busy server closes one at any moment.
+            with contextlib.suppress(OSError):
+                yield str(each.readlink())
 
 
 def _is_loopback(host: str) -> bool:

@@ -51,7 +51,11 @@ class CountingRelay:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = socket.create_connection(("127.0.0.1", self._server_port))
+            try:
+                server = socket.create_connection(("127.0.0.1", self._server_port))
+            except OSError:
+                client.close()
+                continue
             with self._lock:
                 self._sockets += [client, server]
                 if self._closing:
