@@ -34,22 +34,28 @@ class Cancellation:
         self._event = threading.Event()
         self._lock = threading.Lock()
         self._stops: set[Callable[[], Any]] = set()
+        self._stopped = False
+
+    def refuse(self) -> None:
+        """Refuse what follows; what is on its way may end."""
+        self._event.set()
 
     def cancel(self) -> None:
         """End what is on its way, and refuse what follows."""
         with self._lock:
             self._event.set()
+            self._stopped = True
             stops = list(self._stops)
         for stop in stops:
             stop()
 
     def check(self) -> None:
-        """Raise CancelledByCallerError after ``cancel``."""
+        """Raise CancelledByCallerError after ``refuse`` or ``cancel``."""
         if self._event.is_set():
             raise CancelledByCallerError
 
     def sleep(self, seconds: float) -> None:
-        """Wait; raises CancelledByCallerError when ``cancel`` comes before the end."""
+        """Wait; raises CancelledByCallerError when ``refuse`` or ``cancel`` comes before the end."""
         self._event.wait(seconds)
         self.check()
 
@@ -58,9 +64,10 @@ class Cancellation:
         """Have ``cancel`` call ``stop`` while the block runs."""
         with self._lock:
             self._stops.add(stop)
+            # ``cancel`` may have looked just before the line above.
+            stopped = self._stopped
         try:
-            if self._event.is_set():
-                # ``cancel`` may have looked just before the line above.
+            if stopped:
                 stop()
                 raise CancelledByCallerError
             yield
