@@ -161,11 +161,12 @@ class ScheduledDetector(ScheduledCalls):
             # A model takes its time to load, and nobody waits for it any more.
             self._loader.close()
             self._thread.join()
-        for served in self._retired:
-            self._drop(served)
+        while self._retired:
+            # What is still there counts as in use.
+            self._drop(self._retired.pop(0))
         for served in filter(None, (self._next, self._current)):
             served.detector.close()
-        self._retired, self._next = [], None
+        self._next = None
         self._loader.close()
 
     def __enter__(self) -> Self:
