@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import re
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import median
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from clients import argument_types
 from clients.connection_arguments import DEFAULT_URL, add_connection, connection_options
@@ -116,41 +117,61 @@ def run(arguments: argparse.Namespace) -> int:
     options = connection_options(arguments)
     urls = arguments.url or [DEFAULT_URL]
     if arguments.once:
-        return 0 if _round(urls, arguments, options) else 1
-    before = signal.signal(signal.SIGTERM, _end)
-    try:
+        failed = [url for url in urls if not _warm(url, arguments, options)]
+        return 1 if failed else 0
+    with _ended_by_signals() as check:
         while True:
             started = time.monotonic()
-            _round(urls, arguments, options)
+            for url in urls:
+                _warm(url, arguments, options)
+                check()
             time.sleep(max(0.0, started + arguments.every - time.monotonic()))
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[Callable[[], None]]:
+    """Raise KeyboardInterrupt at Ctrl-C and SystemExit at SIGTERM, in the block or at its end.
+
+    What is given raises it, too: an exception that comes in a destructor, as gRPC's channels have one, or while a C
+    extension is imported is lost.
+    """
+    came: list[int] = []
+
+    def check() -> None:
+        if signal.SIGINT in came:
+            raise KeyboardInterrupt
+        if came:
+            # A supervisor ends so what has no end of its own.
+            sys.exit(0)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        check()
+
+    # SIGTERM without a handler does nothing to a container's first process.
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield check
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        check()
 
 
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    # A supervisor ends so what has no end of its own; as a container's first process it would not end by itself.
-    sys.exit(0)
-
-
-def _round(urls: Sequence[str], arguments: argparse.Namespace, options: ConnectionOptions) -> bool:
-    """Warm each server, and say what it took or why not; whether all were."""
-    failed = 0
-    for url in urls:
-        at = datetime.datetime.now(tz=datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        try:
-            took = rewarm(
-                url, arguments.model, requests=arguments.requests, timeout_s=arguments.timeout, options=options
-            )
-        except (AddressError, OptionsError):
-            # Waiting heals neither.
-            raise
-        except ClientError as error:
-            print(f"{at} error: {error}", file=sys.stderr, flush=True)
-            failed += 1
-            continue
-        print(
-            f"{at} {arguments.model} at {url}: first {took.first_ms:.1f} ms, "
-            f"median of {arguments.requests} {took.median_ms:.1f} ms",
-            flush=True,
-        )
-    return not failed
+def _warm(url: str, arguments: argparse.Namespace, options: ConnectionOptions) -> bool:
+    """Warm one server, and say what it took or why not; whether it was."""
+    at = datetime.datetime.now(tz=datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        took = rewarm(url, arguments.model, requests=arguments.requests, timeout_s=arguments.timeout, options=options)
+    except (AddressError, OptionsError):
+        # Waiting heals neither.
+        raise
+    except ClientError as error:
+        print(f"{at} error: {error}", file=sys.stderr, flush=True)
+        return False
+    print(
+        f"{at} {arguments.model} at {url}: first {took.first_ms:.1f} ms, "
+        f"median of {arguments.requests} {took.median_ms:.1f} ms",
+        flush=True,
+    )
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from clients.cli import main
-from clients.keepwarm_command import duration_s
+from clients.keepwarm_command import Round, duration_s
 
 ROOT = Path(__file__).parents[3]
 NOBODY = "grpc://127.0.0.1:9"
@@ -50,6 +51,29 @@ def test_each_server_is_tried_though_the_one_before_it_is_not_there(capsys: pyte
 def test_an_address_that_can_never_be_one_ends_it_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keepwarm", "--model", "m", "--url", "127.0.0.1:8001"]) == 1
     assert capsys.readouterr().err.startswith("error: expected grpc://HOST:PORT or http://HOST:PORT")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_whose_exception_is_lost_ends_it_all_the_same(
+    number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warmed = []
+
+    def rewarm(url: str, *_: object, **__: object) -> Round:
+        assert not warmed
+        warmed.append(url)
+        # As in a destructor.
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(number)
+        return Round(first_ms=1.0, median_ms=1.0)
+
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr("clients.keepwarm_command.rewarm", rewarm)
+    with pytest.raises(SystemExit) as caught:
+        sys.exit(main(["keepwarm", "--model", "m", "--url", NOBODY, "--url", "grpc://127.0.0.1:10"]))
+    assert caught.value.code == code
+    assert warmed == [NOBODY]
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
