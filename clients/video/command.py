@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from clients import argument_types
@@ -123,24 +124,27 @@ def run(arguments: argparse.Namespace) -> int:
     from clients.video.table import display_on, summary
 
     shown_on = sys.stderr if arguments.json == "-" else sys.stdout
-    with (
-        _detector(arguments) as detector,
-        contextlib.ExitStack() as closing,
-        display_on(shown_on) as display,
-    ):
-        if arguments.schedule is not None:
-            closing.enter_context(_said_by_the_schedule(display.say))
-        options = _run_options(arguments, len(sources), detector.max_batch_size)
-        runner = StreamRunner(sources, detector, options, _outputs(arguments, sources), display.say)
-        if arguments.metrics_port is not None:
-            from clients.video.metrics import MetricsServer, StreamMetrics
+    with contextlib.ExitStack() as handling:
+        with (
+            _detector(arguments) as detector,
+            contextlib.ExitStack() as closing,
+            display_on(shown_on) as display,
+        ):
+            if arguments.schedule is not None:
+                closing.enter_context(_said_by_the_schedule(display.say))
+            options = _run_options(arguments, len(sources), detector.max_batch_size)
+            runner = StreamRunner(sources, detector, options, _outputs(arguments, sources), display.say)
+            if arguments.metrics_port is not None:
+                from clients.video.metrics import MetricsServer, StreamMetrics
 
-            server = MetricsServer(StreamMetrics(sources, runner.views, runner.statuses), arguments.metrics_port)
-            closing.callback(server.close)
-            display.say(f"metrics at {server.url}")
-        _run_to_the_end(runner, display, arguments.duration, give_up=detector.close)
-    print(summary(runner), file=shown_on, flush=True)
-    runner.close()
+                server = MetricsServer(StreamMetrics(sources, runner.views, runner.statuses), arguments.metrics_port)
+                closing.callback(server.close)
+                display.say(f"metrics at {server.url}")
+            # To the very end: a signal that comes after the last answer must not cost a video its end.
+            signals = handling.enter_context(_counted_signals())
+            _run_to_the_end(runner, display, arguments.duration, signals, give_up=detector.close)
+        print(summary(runner), file=shown_on, flush=True)
+        runner.close()
     is_whole = not any(status.broken for status in runner.statuses())
     return 0 if is_whole and all(view.answered for view in runner.views()) else 1
 
@@ -220,38 +224,48 @@ def _outputs(arguments: argparse.Namespace, sources: Sequence[Source]) -> list[O
 
 
 def _run_to_the_end(
-    runner: StreamRunner, display: Display, duration_s: float | None, give_up: Callable[[], None]
+    runner: StreamRunner,
+    display: Display,
+    duration_s: float | None,
+    signals: Sequence[int],
+    give_up: Callable[[], None],
 ) -> None:
     """Run until the sources end, the time is over, or a signal comes; ``give_up`` fails what is in flight."""
     ends_s = time.monotonic() + (math.inf if duration_s is None else duration_s)
     is_stopping = has_given_up = False
-    with _counted_signals() as signals:
-        runner.start()
-        try:
-            while not runner.wait(REFRESH_S):
-                display.show(runner)
-                if not is_stopping and (signals or time.monotonic() >= ends_s):
-                    is_stopping = True
-                    runner.stop()
-                if len(signals) > 1 and not has_given_up:
-                    has_given_up = True
-                    give_up()
-                    # Whatever still holds the process, a third signal ends it.
-                    for number in SIGNALS:
-                        signal.signal(number, signal.SIG_DFL)
-        except BaseException:
-            runner.stop()
-            raise
+    runner.start()
+    try:
+        while not runner.wait(REFRESH_S):
+            display.show(runner)
+            if not is_stopping and (signals or time.monotonic() >= ends_s):
+                is_stopping = True
+                runner.stop()
+            if len(signals) > 1 and not has_given_up:
+                has_given_up = True
+                give_up()
+    except BaseException:
+        runner.stop()
+        raise
 
 
 @contextlib.contextmanager
 def _counted_signals() -> Iterator[list[int]]:
-    """The signals that ask the process to end, as they come; where it is not the main thread, none come."""
+    """The signals that ask the process to end, as they come; where it is not the main thread, none come.
+
+    Whatever still holds the process, a third one ends it.
+    """
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield came
         return
-    before = {number: signal.signal(number, lambda each, _: came.append(each)) for number in SIGNALS}
+
+    def count(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            for each in SIGNALS:
+                signal.signal(each, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, count) for number in SIGNALS}
     try:
         yield came
     finally:

@@ -131,14 +131,15 @@ class StreamRunner:
 
     def close(self) -> None:
         """After ``wait``: finish the outputs. Raises what ended the run early, if something did."""
-        for reader in self._readers:
-            # A camera that sends nothing keeps its reader until the time allowed is over; it has nothing to lose.
-            reader.join(OPEN_TIMEOUT_S)
         for output in self._outputs:
             try:
                 output.close()
             except (ClientError, OSError) as error:
                 self._crashed(error)
+        for reader in self._readers:
+            # A camera that sends nothing keeps its reader until the time allowed is over; it has nothing to lose, and
+            # whoever does not wait for it loses nothing.
+            reader.join(OPEN_TIMEOUT_S)
         for view in self.views():
             assert view.pending == 0, f"{view.pending} frames of {view.captured} are unaccounted for"
         if self._fatal is not None:

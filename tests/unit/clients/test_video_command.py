@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from clients.cli import main
 from clients.errors import ClientError, ServerUnavailableError
 from clients.video import command as stream_command
-from tests.videos import numbered_video
+from clients.video.runner import Result
+from tests.videos import NumberDetector, numbered_video
 
 ROOT = Path(__file__).parents[3]
 HEAVY = "{'av', 'cv2', 'numpy', 'rich', 'prometheus_client', 'supervision', 'grpc', 'tritonclient', 'trackers'}"
@@ -67,6 +71,33 @@ def test_without_a_server_nothing_is_read(tmp_path: Path) -> None:
     with pytest.raises(ServerUnavailableError, match="no server at"):
         stream_command.run(parsed(video, "--url", "grpc://127.0.0.1:9", "--save", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_signal_after_the_last_answer_leaves_the_outputs_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Served(NumberDetector):
+        max_batch_size = 1
+
+        def close(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    class Output:
+        is_whole = False
+
+        def write(self, result: Result) -> None:
+            assert result.detections
+
+        def close(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+            self.is_whole = True
+
+    output, before = Output(), signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(stream_command, "_detector", lambda arguments: contextlib.closing(Served()))
+    monkeypatch.setattr(stream_command, "_outputs", lambda arguments, sources: [output])
+    assert main(["stream", str(numbered_video(tmp_path / "v.mp4", 3)), "--model", "shapes"]) == 0
+    assert output.is_whole
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_library_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
