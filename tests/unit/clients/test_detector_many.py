@@ -325,18 +325,25 @@ class TestAsyncResults:
     def test_closing_ends_what_is_under_way(self) -> None:
         cancelled = []
 
-        async def never(source: int, _index: int) -> int:
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                cancelled.append(source)
-                raise
-            return source
-
         async def run() -> None:
+            third_has_begun = asyncio.Event()
+
+            async def never(source: int, index: int) -> int:
+                if index == 2:
+                    third_has_begun.set()
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    cancelled.append(source)
+                    raise
+                return source
+
             async with AsyncResults(never, range(100), 3) as results:
-                with pytest.raises(TimeoutError):
-                    await asyncio.wait_for(anext(results), 0.05)
+                waiting = asyncio.ensure_future(anext(results))
+                await third_has_begun.wait()
+                waiting.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
             assert sorted(cancelled) == [0, 1, 2]
             assert len(asyncio.all_tasks()) == 1
 

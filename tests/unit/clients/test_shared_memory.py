@@ -253,13 +253,14 @@ class TestLeftBehind:
 
     def test_file_of_a_killed_client_is_unlinked(self) -> None:
         code = (
-            "import os, signal; from clients.memory.regions import SystemRegion; r = SystemRegion(10, 10);"
-            "print(r.name, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+            "import os, signal; from clients.memory.regions import SHARED_MEMORY, SystemRegion;"
+            "region = SystemRegion(10, 10); assert (SHARED_MEMORY / region.name).exists();"
+            "print(region.name, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
         )
         killed = subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         name = killed.stdout.strip()
+        assert is_left_behind(name)
         alive = SystemRegion(10, 10)
-        assert (SHARED_MEMORY / name).exists()
         unlink_left_behind()
         assert not (SHARED_MEMORY / name).exists()
         assert (SHARED_MEMORY / alive.name).exists()
