@@ -74,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
     with interrupted_by(signal.SIGINT, signal.SIGTERM) as interruption:
         machine = this_machine(find_gpu(arguments.gpu) if arguments.gpu else None)
         check_tensorrt(machine.tensorrt, release)
+        # A plan that is found in the cache is published with no step to be told of.
+        interruption.check()
 
         def tell(what: str, done: int, total: int) -> None:
             interruption.check()

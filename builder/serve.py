@@ -18,14 +18,14 @@ def serve(options: ServerOptions) -> int:
     Prints what is loaded and where it listens. Raises ServerError where the server cannot start, ends by itself, or
     can no longer answer for one of its models.
     """
-    with interrupted_by(signal.SIGINT, signal.SIGTERM):
+    with interrupted_by(signal.SIGINT, signal.SIGTERM) as interruption:
         try:
             check_repository(options)
             options = _with_config_for_this_machine(options)
             count = len(options.models or models_in(options.repository))
             models = "1 model" if count == 1 else f"{count} models"
             print(f"starting tritonserver on {options.repository}, loading {models} ...", flush=True)
-            with TritonServer(options) as server:
+            with TritonServer(options, check=interruption.check) as server:
                 _print_status(server)
                 server.wait()
         except KeyboardInterrupt:

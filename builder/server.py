@@ -14,11 +14,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self, TextIO
 
 from builder.errors import ServerError
+from builder.listening import listening_ports
 from builder.model_processes import ModelProcesses
 from builder.server_options import ServerOptions, check_ports, check_repository, ipv4_address
 from builder.tritonserver import Installation, crash_words, failure_reason, find_tritonserver
@@ -59,9 +61,13 @@ class TritonServer:
     It ends with the thread that started it, however that ends: call ``start`` from one that outlives the server.
     """
 
-    def __init__(self, options: ServerOptions) -> None:
-        """Prepare to serve; nothing is started yet."""
+    def __init__(self, options: ServerOptions, check: Callable[[], None] = lambda: None) -> None:
+        """Prepare to serve; nothing is started yet.
+
+        ``check`` is called again and again by ``start`` and ``wait``: what it raises ends them.
+        """
         self.options = options
+        self._check = check
         self.ready_after_s = 0.0
         """Seconds from the start of the process until every model was ready."""
         self._address = ""
@@ -133,6 +139,7 @@ class TritonServer:
         assert self._model_processes is not None
         suspects: set[int] = set()
         while True:
+            self._check()
             dead = self._model_processes.dead()
             # A process that is being unloaded is dead for a moment, until Triton collects it.
             for pid in suspects & dead.keys():
@@ -153,8 +160,14 @@ class TritonServer:
         if process is None:
             return
         process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(2 * DRAIN_S)
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(2 * DRAIN_S)
+        finally:
+            self._remove(process)
+
+    def _remove(self, process: subprocess.Popen[str]) -> None:
+        """Leave nothing of a server that has ended, or shall not be waited for any longer."""
         # A server that crashed or was killed leaves its model processes, in its process group, and their memory.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -173,6 +186,10 @@ class TritonServer:
         if status != http.client.OK:
             raise ServerError(f"expected the repository index from {self.http_url}, got HTTP {status}: {body}")
         return [(model["name"], model.get("version", ""), model.get("state", "")) for model in json.loads(body)]
+
+    @property
+    def _ports(self) -> set[int]:
+        return {self.options.http_port, self.options.grpc_port, self.options.metrics_port}
 
     @property
     def _reachable_host(self) -> str:
@@ -253,10 +270,9 @@ class TritonServer:
 
     def _wait_until_ready(self, process: subprocess.Popen[str], deadline: float) -> None:
         while not self._is_ready():
-            try:
+            self._check()
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 raise self._died(process.wait(POLL_S))
-            except subprocess.TimeoutExpired:
-                pass
             if time.monotonic() > deadline:
                 raise ServerError(
                     f"expected every model to be ready within {self.options.ready_timeout_s:g} s, they are not; "
@@ -266,6 +282,10 @@ class TritonServer:
     def _is_ready(self) -> bool:
         try:
             if self._request("GET", "/v2/health/ready", PROBE_TIMEOUT_S)[0] != http.client.OK:
+                return False
+            # Triton listens only after it has loaded: until then another server may answer on a port that was free
+            # when it was checked. And it listens for metrics last, when it has already said that it is ready.
+            if not self._ports <= listening_ports(self.pid):
                 return False
             ready = {name for name, _, state in self.models(timeout_s=PROBE_TIMEOUT_S) if state == "READY"}
         except (OSError, ServerError):

@@ -25,7 +25,7 @@ class ServerOptions:
     models: tuple[str, ...] = ()
     """The models to load; empty: every model of the repository."""
     extra_args: tuple[str, ...] = ()
-    """Further arguments of tritonserver itself."""
+    """Further arguments of tritonserver itself; with them, too, it listens on the three ports."""
     log_file: Path | None = None
     """Where tritonserver's log goes; None: only its tail is kept, and quoted where the server fails."""
     # A graph that onnxruntime hands to TensorRT is compiled while it loads, which takes minutes on a GPU's first start.

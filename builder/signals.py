@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
@@ -20,7 +21,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """Whether a signal has come: an exception that it raises while a C extension is imported is lost."""
+    """Whether a signal has come: the exception that it raises is lost in a callback of the interpreter's own.
+
+    Such are a ``__del__``, what ends an import's lock, and a C extension's import: whoever works on has to ``check``.
+    """
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -33,18 +37,48 @@ class Interruption:
 
 @contextlib.contextmanager
 def interrupted_by(*signals: signal.Signals) -> Iterator[Interruption]:
-    """Turn the first of these signals into a KeyboardInterrupt, and let no further one disturb the way out."""
+    """Turn the first of these signals into a KeyboardInterrupt, and let no further one disturb the way out.
+
+    Raises:
+        Interrupted: by the signal; also in the place of an error that comes after it.
+    """
     interruption = Interruption()
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         for each in signals:
-            signal.signal(each, signal.SIG_IGN)
+            # No SIG_IGN: a process that is started on the way would ignore the signal, too.
+            signal.signal(each, _do_nothing)
         interruption.number = number
         raise Interrupted(number)
 
     previous = {each: signal.signal(each, interrupt) for each in signals}
     try:
-        yield interruption
+        with _lost_in_silence():
+            yield interruption
+    except Exception:
+        # Where an import is interrupted, its C code may say instead that it failed.
+        interruption.check()
+        raise
     finally:
         for each, handler in previous.items():
             signal.signal(each, handler)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """Handle a signal that comes after the first."""
+
+
+@contextlib.contextmanager
+def _lost_in_silence() -> Iterator[None]:
+    """Have no call stack printed of an Interrupted that is lost; its signal is remembered."""
+    previous = sys.unraisablehook
+
+    def tell(unraisable: sys.UnraisableHookArgs) -> None:
+        if not issubclass(unraisable.exc_type, Interrupted):
+            previous(unraisable)
+
+    sys.unraisablehook = tell
+    try:
+        yield
+    finally:
+        sys.unraisablehook = previous

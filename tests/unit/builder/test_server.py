@@ -1,9 +1,13 @@
-"""What builder.server says before and without a tritonserver, and how the wheel's one is prepared."""
+"""What builder.server says before and without a tritonserver, how the wheel's one is prepared and ends early."""
 
+import contextlib
+import http.server
 import os
 import shutil
 import socket
+import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,6 +36,39 @@ def repository(tmp_path):
 def empty_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "yolo-triton"
+
+
+@pytest.fixture
+def loadable(tmp_path):
+    """A repository with one model that tritonserver loads."""
+    version = tmp_path / "loadable" / "idle" / "1"
+    version.mkdir(parents=True)
+    tensor = 'name: "{}" data_type: TYPE_UINT8 dims: [1]'.format
+    (version.parent / "config.pbtxt").write_text(
+        f'name: "idle" backend: "python" input {{ {tensor("x")} }} output {{ {tensor("y")} }} '
+        "instance_group { kind: KIND_CPU }"
+    )
+    (version / "model.py").write_text("class TritonPythonModel:\n    pass\n")
+    return tmp_path / "loadable"
+
+
+@pytest.fixture
+def kept():
+    """Three sockets, by the ports' names, that keep their ports free: nobody listens, and nobody else finds them free.
+
+    Whoever sets SO_REUSEADDR, as servers do, may listen there.
+    """
+    with contextlib.ExitStack() as stack:
+        sockets = {name: stack.enter_context(socket.socket()) for name in ("http_port", "grpc_port", "metrics_port")}
+        for each in sockets.values():
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            each.bind(("127.0.0.1", 0))
+        yield sockets
+
+
+@pytest.fixture
+def kept_ports(kept):
+    return {name: each.getsockname()[1] for name, each in kept.items()}
 
 
 @pytest.fixture
@@ -99,18 +136,116 @@ def test_host_of_another_machine_is_refused(repository):
     assert "choose another with --http-port or --host" in refusal(repository=repository, host="192.0.2.1")
 
 
-def test_port_in_use_on_any_address_is_refused(repository, free_ports):
-    http_port, grpc_port, metrics_port = free_ports(3)
-    with socket.create_server(("0.0.0.0", grpc_port)):
-        message = refusal(repository=repository, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port)
-    assert f"port {grpc_port} of 127.0.0.1" in message
+def test_port_in_use_on_any_address_is_refused(repository, kept_ports):
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        port = taken.getsockname()[1]
+        message = refusal(repository=repository, **{**kept_ports, "grpc_port": port})
+    assert f"port {port} of 127.0.0.1" in message
     assert "--grpc-port" in message
 
 
-def test_log_file_that_cannot_be_written_is_refused(repository, tmp_path, free_ports):
-    ports = dict(zip(("http_port", "grpc_port", "metrics_port"), free_ports(3), strict=True))
-    message = refusal(repository=repository, log_file=tmp_path / "no" / "folder" / "triton.log", **ports)
+def test_log_file_that_cannot_be_written_is_refused(repository, tmp_path, kept_ports):
+    message = refusal(repository=repository, log_file=tmp_path / "no" / "folder" / "triton.log", **kept_ports)
     assert "expected to write tritonserver's log to" in message
+
+
+def processes_naming(folder):
+    """The command lines, with that folder among their arguments, of processes that run: one that has ended has none."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_bytes())
+    return [line for line in found if os.fsencode(folder) in line]
+
+
+class Ready(http.server.BaseHTTPRequestHandler):
+    """Says that it and its model are ready, as another tritonserver does."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+    def do_POST(self):
+        self.do_GET()
+        self.wfile.write(b'[{"name": "idle", "version": "1", "state": "READY"}]')
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_another_server_on_a_port_that_was_lost_after_the_check_is_not_taken_for_ours(
+    loadable, kept, kept_ports, monkeypatch
+):
+    port = kept_ports["http_port"]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), Ready, bind_and_activate=False) as other:
+        other.socket.close()
+        other.socket = kept["http_port"]
+
+        def find_after_the_check():
+            other.server_activate()
+            threading.Thread(target=other.serve_forever, daemon=True).start()
+            return find_tritonserver()
+
+        monkeypatch.setattr("builder.server.find_tritonserver", find_after_the_check)
+        message = refusal(repository=loadable, **kept_ports)
+        other.shutdown()
+    assert message == (
+        "tritonserver ended with exit code 1: "
+        f"port {port} of 127.0.0.1 is in use; free it or choose another with --http-port"
+    )
+
+
+LOST = """
+import signal, sys
+from pathlib import Path
+import builder.serve
+from builder.server_options import ServerOptions
+
+class Dying:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)  # the interpreter drops what it raises here
+
+def losing(*arguments):
+    Dying()
+    return original(*arguments)
+
+repository, step, *ports = sys.argv[1:]
+original = getattr(builder.serve, step)
+setattr(builder.serve, step, losing)
+ports = dict(zip(("http_port", "grpc_port", "metrics_port"), map(int, ports)))
+sys.exit(builder.serve.serve(ServerOptions(repository=Path(repository), **ports)))
+"""
+
+
+@pytest.mark.parametrize(("step", "ready"), [("check_repository", False), ("_print_status", True)])
+def test_a_signal_whose_exception_was_lost_ends_a_server_before_and_after_it_is_ready(
+    loadable, kept_ports, step, ready
+):
+    command = [sys.executable, "-c", LOST, loadable, step, *map(str, kept_ports.values())]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.endswith("\nstopped\n")
+    assert ("ready after" in ended.stdout) == ready
+
+
+def test_a_signal_while_a_server_ends_leaves_nothing_of_it(loadable, kept_ports, monkeypatch):
+    server = TritonServer(ServerOptions(repository=loadable, **kept_ports))
+    server.start()
+    process = server._process
+    assert len(processes_naming(loadable)) == 2  # tritonserver's and the model's
+    waits = iter([KeyboardInterrupt])
+    wait = process.wait
+
+    def interrupted_once(*arguments):
+        for interruption in waits:
+            raise interruption
+        return wait(*arguments)
+
+    monkeypatch.setattr(process, "wait", interrupted_once)
+    with pytest.raises(KeyboardInterrupt):
+        server.stop()
+    assert processes_naming(loadable) == []
+    assert not [path for path in Path("/dev/shm").iterdir() if path.name.startswith(server._region_prefix)]
 
 
 def test_urls_name_a_host_that_can_be_reached(repository):
