@@ -13,7 +13,7 @@ from builder.doctor_findings import Examination, Finding, Severity, Target, warn
 from builder.doctor_graph import check_accelerator, check_graph
 from builder.doctor_links import CHECK as DEAD_LINK
 from builder.doctor_links import check_links, check_repository_links
-from builder.doctor_machine import check_driver, check_gpus
+from builder.doctor_machine import check_driver, check_gpus, check_release
 from builder.doctor_memory import check_memory
 from builder.doctor_model import Model, VersionFolder, read_models
 from builder.doctor_plans import PlanChecks, released_by
@@ -133,6 +133,7 @@ def _check_machine(models: Sequence[Model], target: Target, unchecked: list[str]
         return list(check_gpus(None, gpus))
     findings: list[Finding] = []
     for release in wanted:
+        findings += check_release(release)
         findings += check_gpus(release, gpus)
         if target.driver is not None:
             findings += check_driver(release, target.driver, gpus)

@@ -10,6 +10,19 @@ from builder.releases import TritonRelease, parts, releases
 
 FORWARD_COMPATIBILITY = "https://docs.nvidia.com/deploy/cuda-compatibility/forward-compatibility.html"
 
+_CANCELS_SAFELY = "25.04"
+"""From it on (2.57) with https://github.com/triton-inference-server/server/pull/8078. Seen with 24.10: 5 of 36 runs of
+``python -m benchmarks clients``, whose requests were cancelled as they were answered, ended in
+``ModelInferHandler::Process``."""
+
+
+def check_release(release: TritonRelease) -> Iterator[Finding]:
+    """Whether its gRPC endpoint outlives requests that are cancelled, as each is that a client's timeout ends."""
+    if release.name < _CANCELS_SAFELY:
+        what = "a gRPC request that is cancelled, or times out, just as it is answered can end the server by SIGSEGV"
+        fix = f"serve with Triton {_CANCELS_SAFELY} or later; else have clients use HTTP, or timeouts that none meets"
+        yield warning("grpc-cancellation", f"Triton {release.name}", what, fix)
+
 
 def check_driver(release: TritonRelease, driver: str, gpus: Sequence[GpuTarget]) -> Iterator[Finding]:
     """Whether the driver is new enough for the release's CUDA.

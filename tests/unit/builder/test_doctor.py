@@ -749,6 +749,12 @@ class TestMachine:
         target = {"release": find_release("25.10"), "gpus": [find_gpu("t4"), find_gpu("rtx-4090")]}
         expect(on_graph, "driver", "driver 535.104", "no older one does for rtx-4090", driver="535.104", **target)
 
+    @pytest.mark.parametrize(("release", "is_told"), [("24.10", True), ("25.03", True), ("25.04", False)])
+    def test_release_whose_grpc_endpoint_dies_of_cancelled_requests(self, on_graph, release, is_told):
+        findings = diagnose(on_graph, release=find_release(release))
+        assert [each.check for each in findings] == ["grpc-cancellation"] * is_told
+        assert all(each.severity is WARNING and each.where == f"Triton {release}" for each in findings)
+
     def test_driver_of_the_releases_cuda_is_enough(self, on_graph):
         assert diagnose(on_graph, release=find_release("25.06"), driver="525.60.13") == ()
 
@@ -766,9 +772,10 @@ class TestMachine:
         ],
     )
     def test_gpu_above_the_releases_ceiling(self, on_graph, name, capability, fix):
-        what = rf"compute capability {capability}, and Triton 24\.04 supports none above 9\.0"
-        target = {"release": find_release("24.04"), "gpus": [find_gpu(name)]}
-        assert expect(on_graph, "gpu-ceiling", f"GPU {name}", what, **target).fix == fix
+        found, _ = diagnose(on_graph, release=find_release("24.04"), gpus=[find_gpu(name)])
+        assert (found.check, found.where, found.severity) == ("gpu-ceiling", f"GPU {name}", FAILS)
+        assert found.what == f"compute capability {capability}, and Triton 24.04 supports none above 9.0"
+        assert found.fix == fix
 
     def test_gpu_that_the_release_skips(self, on_graph):
         what = r"compute capability 11\.0, and Triton 26\.09 does not support that one"
