@@ -120,13 +120,10 @@ class _Stream:
         self._seconds = seconds
         self._server_pid = subject.server.pid
         self.memory_bytes: list[tuple[float, int, int]] = []
-        """Seconds since the start, resident bytes of the stream and of the server."""
-        self.started_at = 0.0
-        """Seconds since 1970."""
+        """Seconds since 1970, resident bytes of the stream and of the server."""
 
     def run(self, *more: str) -> _Account:
         """Run to the end; raises ServerError where it does not end as it should."""
-        self.started_at = time.time()
         with (
             subprocess.Popen(
                 [*self._command, *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -151,12 +148,11 @@ class _Stream:
         )
 
     def latencies_s(self) -> Iterator[tuple[float, float]]:
-        """Of each answered frame: when it was captured, in seconds since the start, and how long its answer took."""
+        """Of each answered frame: when it was captured, in seconds since 1970, and how long its answer took."""
         with self._lines.open() as lines:
             for line in map(json.loads, lines):
                 if "detections" in line:
-                    captured_at = datetime.fromisoformat(line["captured_at"]).timestamp()
-                    yield captured_at - self.started_at, line["latency_ms"] / 1e3
+                    yield datetime.fromisoformat(line["captured_at"]).timestamp(), line["latency_ms"] / 1e3
 
     def line_count(self) -> int:
         """Frames that were written down, with boxes or with an error."""
@@ -164,7 +160,7 @@ class _Stream:
             return sum(1 for _ in lines)
 
     def _sample(self, pid: int) -> None:
-        self.memory_bytes.append((time.time() - self.started_at, _resident_bytes(pid), self._server_bytes()))
+        self.memory_bytes.append((time.time(), _resident_bytes(pid), self._server_bytes()))
 
     def _server_bytes(self) -> int:
         """Of all processes of the server's session."""
@@ -210,6 +206,9 @@ def _report(
     third_s = (end_s - start_s) / 3
     first, last = (start_s, start_s + third_s), (end_s - third_s, end_s)
     times = np.array(list(stream.latencies_s())).reshape(-1, 2)
+    # The stream's own time begins with its first frame, once it is imported and connected.
+    began_at = times[:, 0].min(initial=np.inf)
+    times[:, 0] -= began_at
 
     def latencies_ms(third: tuple[float, float]) -> tuple[float, float]:
         of_third = times[(times[:, 0] >= third[0]) & (times[:, 0] < third[1]), 1].tolist()
@@ -218,7 +217,8 @@ def _report(
         return percentile_ms(of_third, 50), percentile_ms(of_third, 99)
 
     def memory_mib(third: tuple[float, float], column: int) -> float:
-        sampled = [each[column] for each in stream.memory_bytes if third[0] <= each[0] < third[1] and each[1]]
+        since = [(each[0] - began_at, each) for each in stream.memory_bytes if each[1]]
+        sampled = [each[column] for at_s, each in since if third[0] <= at_s < third[1]]
         return median(sampled) / MIB if sampled else 0.0
 
     return CameraRun(
