@@ -11,14 +11,21 @@ import errno
 import fcntl
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _COPIED_AT_ONCE_BYTES = 1 << 20
+_TAKEN_AWAY_IN_A_ROW = 100
+"""How often what another process removes in the moment before its use is made again: where that is not the cause, as
+below /proc, it fails each time."""
 
 
 def write_file(target: Path, content: bytes) -> None:
@@ -31,7 +38,8 @@ def write_file(target: Path, content: bytes) -> None:
 
 def replace_file(target: Path, content: bytes) -> None:
     """Write a file whole or not at all, its folders included; what was there stays until the new one is complete."""
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    # Containers that share a cache may have the same process ids.
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         write_file(unfinished, content)
         unfinished.replace(target)
@@ -80,11 +88,8 @@ def make_folders(folder: Path, undo: ExitStack) -> None:
     Raises:
         OSError: it cannot be made, or there is a file in its place.
     """
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    for each in reversed(missing):
-        each.mkdir(exist_ok=True)
-        undo.callback(_remove_if_empty, each)
-    if not folder.is_dir():
+    _again_if_taken_away(lambda: _make_missing(folder, undo))
+    if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "expected a folder, found a file", str(folder))
 
 
@@ -94,8 +99,7 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
     It is locked as long as this process lives: ``sweep`` removes those of processes that were killed.
     """
-    parent.mkdir(parents=True, exist_ok=True)
-    folder, descriptor = _locked_folder(parent, prefix)
+    folder, descriptor = _again_if_taken_away(lambda: _locked_folder(parent, prefix))
     try:
         yield folder
     finally:
@@ -115,38 +119,59 @@ def sweep(parent: Path, prefix_pattern: str) -> None:
 def locked(path: Path, timeout_s: float) -> Iterator[None]:
     """Hold a lock file, which is removed at the end; the system gives the lock up when this process ends, however.
 
+    Its folder is made where it is missing; at the end that, too, is gone where nothing was put into it.
+
     Raises:
         TimeoutError: another process has held it all that time.
     """
     deadline = time.monotonic() + timeout_s
-    while (descriptor := _try_lock(path)) is None:
-        if time.monotonic() > deadline:
-            raise TimeoutError(errno.ETIMEDOUT, "another process holds the lock", str(path))
-        time.sleep(0.02)
-    try:
-        yield
-    finally:
+    with ExitStack() as undo:
+        while (descriptor := _again_if_taken_away(lambda: _try_lock(path, undo))) is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, "another process holds the lock", str(path))
+            time.sleep(0.02)
         try:
-            # A lock file that stays does no harm, and what was done under it is done.
-            with contextlib.suppress(OSError):
-                path.unlink()
+            yield
         finally:
-            os.close(descriptor)
+            try:
+                # A lock file that stays does no harm, and what was done under it is done.
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _again_if_taken_away(act: Callable[[], T]) -> T:
+    """What ``act`` gives, which another process's undoing may leave without a file or folder that it relies on."""
+    for _ in range(_TAKEN_AWAY_IN_A_ROW):
+        with contextlib.suppress(FileNotFoundError):
+            return act()
+    return act()
+
+
+def _make_missing(folder: Path, undo: ExitStack) -> None:
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+        undo.callback(_remove_if_empty, each)
 
 
 def _locked_folder(parent: Path, prefix: str) -> tuple[Path, int]:
-    """A new folder, and the descriptor that holds its lock."""
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        with contextlib.suppress(FileNotFoundError):
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            # Where the file system has no locks, nothing is swept either.
-            with contextlib.suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Another process may have swept in the moment before.
-            if folder.exists():
-                return folder, descriptor
-            os.close(descriptor)
+    """A new folder, and the descriptor that holds its lock.
+
+    Raises:
+        FileNotFoundError: another process has swept it in the moment before its lock, or removed ``parent``.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    # Where the file system has no locks, nothing is swept either.
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    if not folder.exists():
+        os.close(descriptor)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+    return folder, descriptor
 
 
 def _remove_if_abandoned(folder: Path) -> None:
@@ -170,21 +195,26 @@ def _naming(path: Path) -> Iterator[None]:
         raise
 
 
-def _try_lock(path: Path) -> int | None:
-    """The descriptor of the locked file, or None where another process has it."""
+def _try_lock(path: Path, undo: ExitStack) -> int | None:
+    """The descriptor of the locked file, or None where another process has it.
+
+    Raises:
+        FileNotFoundError: its former holder has removed it, or its folder, in the moment before.
+    """
+    make_folders(path.parent, undo)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # The former holder removes the file before it lets go: a lock on a removed file guards nothing.
-        if os.path.samestat(os.fstat(descriptor), path.stat()):
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass
+        if not os.path.samestat(os.fstat(descriptor), path.stat()):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
     except BaseException:
         os.close(descriptor)
         raise
-    os.close(descriptor)
-    return None
+    return descriptor
 
 
 def _remove_if_empty(folder: Path) -> None:

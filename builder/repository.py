@@ -160,12 +160,9 @@ def publish_content(repository: Path, name: str, content: Callable[[], VersionCo
     """
     check_model_name(name)
     try:
-        with ExitStack() as undo:
-            make_folders(repository, undo)
-            with locked(repository / f".{name}.lock", LOCK_TIMEOUT_S):
-                _remove_leftovers(repository, name)
-                published = _publish_locked(repository, _Request(name=name, version=content()))
-            undo.pop_all()
+        with locked(repository / f".{name}.lock", LOCK_TIMEOUT_S):
+            _remove_leftovers(repository, name)
+            published = _publish_locked(repository, _Request(name=name, version=content()))
     except TimeoutError as error:
         raise RepositoryError(
             f"another build has been publishing {name} in {repository} for over {LOCK_TIMEOUT_S:.0f} s; "

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import signal
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -40,8 +41,67 @@ def test_a_lock_file_that_its_former_holder_removes_meanwhile_is_not_taken_for_t
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", former_holder_lets_go_first)
-    with locked(path, timeout_s=1):
+    with locked(path, timeout_s=0):
         assert not is_free(path)
+
+
+@pytest.fixture
+def taken_away_before(monkeypatch):
+    """``taken_away_before(os, "open", folder)``: at the next call the folder is removed first, as by another's undo."""
+
+    def prepare(module, name, folder):
+        function, moments = getattr(module, name), iter([True])
+
+        def remove_first(*arguments, **options):
+            if next(moments, False):
+                folder.rmdir()
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(module, name, remove_first)
+        return moments
+
+    return prepare
+
+
+def test_a_lock_whose_folder_is_taken_away_meanwhile_has_it_made_again(tmp_path, taken_away_before):
+    (tmp_path / "theirs").mkdir()
+    moments = taken_away_before(os, "open", tmp_path / "theirs")
+    with locked(tmp_path / "theirs" / "lock", timeout_s=0):
+        assert not is_free(tmp_path / "theirs" / "lock")
+    assert next(moments, None) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_that_was_made_for_a_lock_stays_where_it_was_used(tmp_path):
+    with locked(tmp_path / "new" / "lock", timeout_s=0):
+        (tmp_path / "new" / "file").touch()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
+
+
+def test_folders_below_one_that_is_taken_away_meanwhile_are_made_again(tmp_path, taken_away_before):
+    (tmp_path / "theirs").mkdir()
+    moments = taken_away_before(os, "mkdir", tmp_path / "theirs")
+    with ExitStack() as undo:
+        make_folders(tmp_path / "theirs" / "ours", undo)
+        assert (tmp_path / "theirs" / "ours").is_dir()
+    assert next(moments, None) is None
+
+
+def test_a_scratch_folder_below_one_that_is_taken_away_meanwhile_is_made_again(tmp_path, taken_away_before):
+    (tmp_path / "theirs").mkdir()
+    moments = taken_away_before(tempfile, "mkdtemp", tmp_path / "theirs")
+    with scratch_folder(tmp_path / "theirs", "half-") as folder:
+        assert folder.is_dir()
+    assert next(moments, None) is None
+
+
+def test_a_folder_that_cannot_be_made_at_all_is_told(tmp_path):
+    # The kernel says of a new folder there that something is missing.
+    nowhere = Path("/proc/nowhere")
+    with pytest.raises(FileNotFoundError), locked(nowhere / "lock", timeout_s=0):
+        pytest.fail("locked")
+    with pytest.raises(FileNotFoundError), scratch_folder(nowhere, "half-"):
+        pytest.fail("made")
 
 
 def test_a_lock_that_stays_taken_is_given_up(tmp_path):

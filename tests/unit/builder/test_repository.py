@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 import traceback
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 import builder.repository
 from builder.artifacts import ConfigFile
 from builder.errors import RepositoryError, SpecError
-from builder.repository import check_model_name, publish
+from builder.repository import check_model_name, publish, publish_content
 from builder.verify import verify
 
 FILES = {"model.onnx": b"weights one", "model.py": b"# serves", "labels.txt": b"circle\nsquare\n"}
@@ -445,6 +446,7 @@ class TestFailing:
         assert not repository.exists()
 
 
+@pytest.mark.usefixtures("no_sync")
 class TestSeveral:
     def test_builds_at_once_all_become_whole_versions(self, repository):
         def build(number):
@@ -475,6 +477,34 @@ class TestSeveral:
         assert findings(repository) == []
         assert selected(repository) == 1
         assert not (repository / "shapes" / "2").exists()
+
+    def test_a_build_outlasts_one_that_is_refused_in_a_repository_that_it_has_made(self, repository, monkeypatch):
+        locked, say_locked = os.pipe()
+        refusal, refuse = os.pipe()
+
+        def refuse_content():
+            os.write(say_locked, b"!")
+            os.read(refusal, 1)
+            raise RepositoryError("refused")
+
+        def be_refused():
+            with pytest.raises(RepositoryError, match="refused"):
+                publish_content(repository, "shapes", refuse_content)
+
+        child = os.fork()
+        if child == 0:
+            os._exit(in_child(be_refused))
+        os.read(locked, 1)
+        ended = []
+
+        def see_it_undone(seconds):
+            os.write(refuse, b"!")
+            ended.append(os.waitpid(child, 0)[1])
+            assert not repository.parent.exists()
+
+        monkeypatch.setattr(time, "sleep", see_it_undone)
+        assert put(repository).version == 1
+        assert ended == [0]
 
     def test_a_build_that_holds_the_lock_for_too_long_is_reported(self, repository, monkeypatch):
         put(repository)
