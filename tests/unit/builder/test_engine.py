@@ -199,7 +199,7 @@ def test_a_compiler_that_hangs_is_stopped(yolo11n: NetworkModel, tmp_path: Path)
     assert check.outcome is Outcome.FAILED
     assert check.warning is not None
     assert "not finished within 0.2 s" in check.warning
-    assert children() == before
+    assert children() <= before
 
 
 def test_what_progress_raises_ends_the_check_and_its_process(relu: OnnxModel) -> None:
@@ -210,7 +210,7 @@ def test_what_progress_raises_ends_the_check_and_its_process(relu: OnnxModel) ->
 
     with pytest.raises(KeyboardInterrupt):
         check_compiles(relu, ("8.6",), BATCHES, progress=stop)
-    assert children() == before
+    assert children() <= before
 
 
 def test_steps_and_log_of_the_compiler_come_through(relu: OnnxModel, caplog: pytest.LogCaptureFixture) -> None:
