@@ -134,11 +134,14 @@ class Results(Iterator[T], Generic[S, T]):
 
     def _end(self) -> None:
         """Begin nothing more, and cancel what does not end by itself."""
-        self._cancellation.refuse()
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        with self._under_way.changed:
-            self._under_way.changed.wait_for(lambda: self._under_way.count == 0, ENDING_S)
-        self._cancellation.cancel()
+        try:
+            self._cancellation.refuse()
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            with self._under_way.changed:
+                self._under_way.changed.wait_for(lambda: self._under_way.count == 0, ENDING_S)
+        finally:
+            # After Ctrl-C, too: the interpreter ends only with these threads.
+            self._cancellation.cancel()
 
 
 class _UnderWay:
@@ -228,10 +231,13 @@ class AsyncResults(AsyncIterator[T], Generic[S, T]):
         self._taking = self._source_error = None
         if taking is not None:
             taking.cancel()
-        if under_way:
-            await asyncio.wait(under_way, timeout=ENDING_S)
-        for task in under_way:
-            task.cancel()
+        try:
+            if under_way:
+                await asyncio.wait(under_way, timeout=ENDING_S)
+        finally:
+            # Whoever closes may be cancelled meanwhile.
+            for task in under_way:
+                task.cancel()
         await asyncio.gather(*under_way, *([taking] if taking else []), return_exceptions=True)
 
     async def __aenter__(self) -> Self:

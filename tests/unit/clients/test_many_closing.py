@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -102,3 +103,45 @@ def test_tasks_are_cancelled_only_when_they_do_not_end(
 
     asyncio.run(run())
     assert answers == ended
+
+
+def test_ctrl_c_while_requests_may_end_cancels_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    request = Request()
+    results = begun(request)
+    wait_for = results._under_way.changed.wait_for
+
+    def interrupted(is_so: Callable[[], bool], timeout_s: float | None = None) -> bool:
+        # The thread that waits for a result waits here, too.
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        return wait_for(is_so, timeout_s)
+
+    monkeypatch.setattr(results._under_way.changed, "wait_for", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        results.close()
+    assert request.stops == 1
+
+
+def test_who_is_cancelled_while_tasks_may_end_cancels_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(many, "ENDING_S", 60)
+
+    async def run() -> None:
+        has_begun = asyncio.Event()
+
+        async def detect(source: int, _index: int) -> int:
+            has_begun.set()
+            await asyncio.Event().wait()
+            return source
+
+        results = AsyncResults(detect, [1], 1)
+        waiting = asyncio.ensure_future(anext(results))
+        await has_begun.wait()
+        waiting.cancel()
+        (task,) = results._pending
+        closing = asyncio.ensure_future(results.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([task, closing])
+        assert task.cancelled()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
