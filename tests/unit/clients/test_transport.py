@@ -203,14 +203,14 @@ class TestOtherServers:
         with http_server(lambda handler: reply(handler, status, b"<html>Welcome</html>")) as url:
             transport = connect(url)
             with pytest.raises(ServerUnavailableError, match=f"is not Triton: HTTP {status}, not JSON"):
-                transport.model_config("shapes", "", 5)
+                transport.model_config("shapes", "", 60)
             transport.close()
 
     def test_server_that_answers_with_nothing_is_taken_for_the_metrics_port(self) -> None:
         with http_server(lambda handler: reply(handler, 200, b"")) as url:
             transport = connect(url)
             with pytest.raises(ServerUnavailableError, match=r"is Triton's metrics port .* give its HTTP port"):
-                transport.model_config("shapes", "", 5)
+                transport.model_config("shapes", "", 60)
             transport.close()
 
     def test_idle_connection_that_the_server_closed_is_replaced(self) -> None:
@@ -225,7 +225,7 @@ class TestOtherServers:
         with http_server(answer_once) as url:
             transport = connect(url)
             for _ in range(3):
-                assert transport.model_config("shapes", "", 5) == {"name": "shapes"}
+                assert transport.model_config("shapes", "", 60) == {"name": "shapes"}
             transport.close()
         assert len(connections) == 3
 
@@ -253,7 +253,7 @@ class TestOtherServers:
             thread.start()
             transport = connect(f"{scheme}://127.0.0.1:{rude.getsockname()[1]}")
             with pytest.raises(ServerUnavailableError) as caught:
-                transport.model_config("shapes", "", 5)
+                transport.model_config("shapes", "", 60)
             transport.close()
             rude.shutdown(socket.SHUT_RDWR)
             thread.join()
