@@ -1,6 +1,6 @@
 """Finished stages by the content of their inputs: a stage whose inputs have not changed is not run again.
 
-A stage's folder appears whole or not at all (temporary folder, rename), so builds may share a cache.
+A stage's folder appears and goes whole (temporary folder, rename), so builds may share a cache.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.durable import scratch_folder, sweep, write_file
+from builder.durable import locked_if_possible, scratch_folder, sweep, write_file
 from builder.errors import BuilderError
 
 _RECORD = "stage.json"
+_LOCK_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,8 +45,10 @@ class StageCache:
         self._swept = False
 
     def forget(self, stage: Stage) -> None:
-        """Have the stage made again next time."""
-        shutil.rmtree(stage.folder, ignore_errors=True)
+        """Have the stage made again next time, where another build has not done so already."""
+        with contextlib.suppress(OSError), _alone_at(stage.folder):
+            if _read(stage.folder) == stage.result:
+                _take_away(stage.folder)
 
     def run(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> Stage:
         """The stage ``name`` for ``inputs``: found, or made by ``make(folder)``, which fills the folder.
@@ -108,16 +110,30 @@ def _naming_what_was_written(folder: Path) -> Iterator[None]:
 
 
 def _move(scratch: Path, folder: Path) -> None:
-    """Put a finished stage in its place."""
-    if folder.exists() and _read(folder) is None:  # damaged: a file is missing or was changed
-        with scratch_folder(folder.parent, f".{folder.name}-") as damaged, contextlib.suppress(OSError):
-            folder.rename(damaged / folder.name)
-    try:
-        scratch.rename(folder)
-    except OSError:
-        # Another build of the same inputs was first, and what it made is as good.
+    """Put a finished stage in its place, where there is none, or a damaged one: a file is missing or was changed."""
+    with _alone_at(folder):
         if _read(folder) is None:
-            raise
+            if folder.exists():
+                _take_away(folder)
+            try:
+                scratch.rename(folder)
+            except OSError:
+                # Without a lock another build of the same inputs may be first, and what it made is as good.
+                if _read(folder) is None:
+                    raise
+
+
+@contextlib.contextmanager
+def _alone_at(folder: Path) -> Iterator[None]:
+    """Keep other builds from putting something into a stage's place, and from taking it away."""
+    with locked_if_possible(folder.with_name(f".{folder.name}.lock"), _LOCK_TIMEOUT_S):
+        yield
+
+
+def _take_away(folder: Path) -> None:
+    # Whoever looks meanwhile shall find the whole stage or none.
+    with scratch_folder(folder.parent, f".{folder.name}-") as scratch, contextlib.suppress(OSError):
+        folder.rename(scratch / folder.name)
 
 
 def default_root() -> Path:

@@ -23,6 +23,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _COPIED_AT_ONCE_BYTES = 1 << 20
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What flock(2) says on file systems such as Lustre without its option flock."""
 _TAKEN_AWAY_IN_A_ROW = 100
 """How often what another process removes in the moment before its use is made again: where that is not the cause, as
 below /proc, it fails each time."""
@@ -139,6 +141,18 @@ def locked(path: Path, timeout_s: float) -> Iterator[None]:
                     path.unlink()
             finally:
                 os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked_if_possible(path: Path, timeout_s: float) -> Iterator[None]:
+    """``locked``, and where the file system has no locks, nothing is held: for what is whole all the same."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(path, timeout_s))
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
 
 
 def _again_if_taken_away(act: Callable[[], T]) -> T:

@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.cache import default_root
+from builder.durable import locked_if_possible
 from builder.errors import ServerError
 
 WHEEL = "nvidia-pytriton"
+_LOCK_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,27 +106,35 @@ def _prepared(folder: Path, files: dict[str, Path]) -> Path:
     if complete():
         return folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-            fresh, stale = Path(temporary, "fresh"), Path(temporary, "stale")
-            for name, source in files.items():
-                target = fresh / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
-                target.chmod(0o755)
-            if folder.exists() and not complete():
-                folder.rename(stale)
-            # Another process may have been quicker, and its copy is as good as this one.
-            with contextlib.suppress(OSError):
-                fresh.rename(folder)
+        with locked_if_possible(folder.with_name(f".{folder.name}.lock"), _LOCK_TIMEOUT_S):
+            # Another process may have been quicker, and its copy is as good as one made here.
             if not complete():
-                raise PermissionError(errno.EACCES, "the copies may not be executed there")
+                _copy(files, folder)
+        if not complete():
+            raise PermissionError(errno.EACCES, "the copies may not be executed there")
     except OSError as error:
         raise ServerError(
             f"expected to write tritonserver's Python backend to {folder}, got: {error.strerror or error}; "
             "set XDG_CACHE_HOME to a writable folder on a file system that allows execution"
         ) from error
     return folder
+
+
+def _copy(files: dict[str, Path], folder: Path) -> None:
+    """Put a folder of these files in place, and what is there away."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        fresh = Path(temporary, "fresh")
+        for name, source in files.items():
+            target = fresh / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+            target.chmod(0o755)
+        if folder.exists():
+            folder.rename(Path(temporary, "stale"))
+        # Without a lock another process may be first.
+        with contextlib.suppress(OSError):
+            fresh.rename(folder)
 
 
 def _libpython_folder() -> list[str]:

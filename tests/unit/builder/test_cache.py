@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from builder.errors import BuilderError
 from builder.int8_stages import QUANTIZATION_CODE
 from builder.judging import ACCURACY_CODE
 from builder.stages import IMAGE_CODE
+from tests.unit.builder.conftest import Overtaken
 
 
 class Maker:
@@ -75,6 +77,57 @@ def test_builds_of_the_same_inputs_at_once_agree(tmp_path: Path) -> None:
         stages = list(pool.map(lambda _: cache.run("s", {}, make), range(16)))
     assert len({stage.folder for stage in stages}) == 1
     assert [p.name for p in (tmp_path / "s").iterdir()] == [stages[0].folder.name]
+
+
+def test_a_build_that_finds_a_damage_takes_nothing_away_that_another_has_put_in_its_place(
+    tmp_path: Path, overtaken: Overtaken
+) -> None:
+    folder = StageCache(tmp_path).run("s", {}, Maker()).folder
+    (folder / "out.bin").unlink()
+    other = Maker()
+    ended = overtaken(folder, lambda: StageCache(tmp_path).run("s", {}, other))
+    StageCache(tmp_path).run("s", {}, Maker())
+    # It found the same damage, and would have been told that its stage is in place as it is moved away.
+    assert (other.runs, ended) == (1, [False])
+
+
+def test_a_stage_that_is_forgotten_is_there_whole_until_it_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, there = StageCache(tmp_path), []
+    stage = cache.run("s", {}, Maker())
+    rmtree = shutil.rmtree
+
+    def look_first(path: Path, **options: Any) -> None:
+        there.append(stage.folder.exists())
+        rmtree(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", look_first)
+    cache.forget(stage)
+    assert there == [False]
+    assert list((tmp_path / "s").iterdir()) == []
+    cache.forget(stage)
+
+
+def test_what_another_build_has_made_since_is_not_forgotten(tmp_path: Path) -> None:
+    cache, make = StageCache(tmp_path), Maker()
+    first = cache.run("s", {}, make)
+    cache.forget(first)
+    assert not cache.run("s", {}, make).reused
+    cache.forget(first)
+    assert cache.run("s", {}, make).reused
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_a_cache_on_a_file_system_without_locks_is_used_all_the_same(tmp_path: Path) -> None:
+    cache, make = StageCache(tmp_path), Maker()
+    stage = cache.run("s", {}, make)
+    (stage.folder / "out.bin").unlink()
+    assert not cache.run("s", {}, make).reused
+    again = cache.run("s", {}, make)
+    assert again.reused
+    cache.forget(again)
+    assert not again.folder.exists()
 
 
 def test_a_cache_that_cannot_be_written_names_the_flag(tmp_path: Path) -> None:

@@ -297,6 +297,20 @@ def test_damaged_preparation_is_made_anew(empty_cache):
     assert len(list(empty_cache.iterdir())) == 1
 
 
+@pytest.mark.usefixtures("without_tritonserver_on_path", "empty_cache")
+def test_a_preparation_that_finds_a_damage_takes_nothing_away_that_another_has_put_in_its_place(overtaken):
+    backends = find_tritonserver().backends
+    (backends / "python" / "triton_python_backend_stub").unlink()
+    ended = overtaken(backends.parent, find_tritonserver)
+    find_tritonserver()
+    assert ended == [False]
+
+
+@pytest.mark.usefixtures("without_tritonserver_on_path", "empty_cache", "no_locks")
+def test_a_file_system_without_locks_takes_the_preparation_all_the_same():
+    assert find_tritonserver().backends.is_dir()
+
+
 @pytest.mark.usefixtures("without_tritonserver_on_path")
 def test_several_at_once_prepare_one_whole_folder(empty_cache):
     with ThreadPoolExecutor(8) as pool:
