@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +34,17 @@ from clients import (
 from tests.conftest import FreePorts, StartServer
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENT_S = 60
 NAMES = ("rot", "grün", "blue")
 COLOURS_BGR = ((0, 0, 255), (0, 255, 0), (255, 0, 0))
 CONFIDENCES = (0.9, 0.6, 0.3)
 SIZE_HW = (96, 128)
 
 STAND_IN = '''
-"""A stand-in for a detector: finds one rectangle each of pure red, green and blue."""
+"""A stand-in for a detector: finds one rectangle each of pure red, green and blue, once "closed" is not there."""
 
 import json
+import pathlib
 import time
 
 import numpy as np
@@ -51,8 +55,13 @@ class TritonPythonModel:
     def initialize(self, args):
         config = json.loads(args["model_config"])
         self.parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        self.folder = pathlib.Path(args["model_repository"])
 
     def execute(self, requests):
+        if (self.folder / "closed").exists():
+            (self.folder / "entered").touch()
+        while (self.folder / "closed").exists():
+            time.sleep(0.005)
         time.sleep(float(self.parameters.get("delay_s", "0")))
         return [self.answer(pb_utils.get_input_tensor_by_name(each, "images").as_numpy()) for each in requests]
 
@@ -118,12 +127,32 @@ def write_detector(
     write_stand_in(repository, name, config, **about, **parameters)
 
 
+@contextlib.contextmanager
+def held(server: TritonServer, model: str) -> Iterator[Path]:
+    """As long as this lasts, the model answers nothing; the file is there once a request has reached it."""
+    folder = server.options.repository / model
+    entered, closed = folder / "entered", folder / "closed"
+    entered.unlink(missing_ok=True)
+    closed.touch()
+    try:
+        yield entered
+    finally:
+        closed.unlink()
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    give_up = time.monotonic() + PATIENT_S
+    while not condition():
+        assert time.monotonic() < give_up, "it never came true"
+        time.sleep(0.02)
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, triton_server: StartServer) -> TritonServer:
     repository = tmp_path_factory.mktemp("repository")
     write_detector(repository, "painted")
     write_detector(repository, "large", max_batch=32, size_hw=(640, 640))
-    write_detector(repository, "late", delay_s="1")
+    write_detector(repository, "late")
     write_detector(repository, "busy", max_batch=1, queue="default_queue_policy { max_queue_size: 1 }", delay_s="1")
     write_detector(repository, "failing", error="out of paint")
     write_detector(repository, "changed", class_id="99")
@@ -339,15 +368,15 @@ class TestErrors:
             detector.detect(picture(9, 9, {}))
         self.check(caught.value, "out of paint", "'failing'", url)
 
-    def test_late_answer_is_a_deadline(self, url: str) -> None:
-        with Detector(url, "late", timeout_s=0.2) as detector:
+    def test_late_answer_is_a_deadline(self, server: TritonServer, url: str) -> None:
+        with Detector(url, "late", timeout_s=2) as detector, held(server, "late"):
             for _ in range(2):
                 with pytest.raises(DeadlineExceededError) as caught:
                     detector.detect(picture(9, 9, {}))
-                self.check(caught.value, f"no answer from {url} within 0.2 s")
+                self.check(caught.value, f"no answer from {url} within 2 s")
 
-    def test_full_queue_is_refused_and_the_rest_is_answered(self, url: str) -> None:
-        def outcome(_: int) -> str:
+    def test_full_queue_is_refused_and_the_rest_is_answered(self, server: TritonServer, url: str) -> None:
+        def outcome() -> str:
             try:
                 detector.detect(picture(9, 9, {}))
             except InferenceError as error:
@@ -355,7 +384,10 @@ class TestErrors:
             return "answered"
 
         with Detector(url, "busy") as detector, ThreadPoolExecutor(6) as pool:
-            outcomes = list(pool.map(outcome, range(6)))
+            with held(server, "busy"):
+                calls = [pool.submit(outcome) for _ in range(6)]
+                wait_until(lambda: any(map(Future.done, calls)))
+            outcomes = [call.result() for call in calls]
         refused = [each for each in outcomes if each != "answered"]
         assert refused
         assert "answered" in outcomes

@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from clients import (
 )
 from tests.conftest import StartServer
 from tests.integration.certificates import Certificate, make_authority, make_certificate
-from tests.integration.test_client import assert_found, picture, write_detector
+from tests.integration.test_client import PATIENT_S, assert_found, held, picture, wait_until, write_detector
 
 BOXES = {0: (10, 10, 50, 50), 2: (60, 20, 100, 90)}
 IMAGE = picture(96, 128, BOXES)
@@ -65,7 +65,7 @@ def detect(request: pytest.FixtureRequest) -> Detect:
 def server(tmp_path_factory: pytest.TempPathFactory, triton_server: StartServer) -> TritonServer:
     repository = tmp_path_factory.mktemp("repository")
     write_detector(repository, "painted")
-    write_detector(repository, "late", delay_s="0.5")
+    write_detector(repository, "late", delay_s="0.1")
     write_detector(repository, "busy", max_batch=1, queue="default_queue_policy { max_queue_size: 1 }", delay_s="0.2")
     return triton_server(repository)
 
@@ -299,14 +299,17 @@ class TestAsyncDetector:
 
         assert asyncio.run(run()) == 10
 
-    def test_task_that_is_cancelled_leaves_the_detector_usable(self, url: str) -> None:
+    def test_task_that_is_cancelled_leaves_the_detector_usable(self, server: TritonServer, url: str) -> None:
         async def run() -> Detections:
             async with AsyncDetector(url, "late") as detector:
-                task = asyncio.create_task(detector.detect(IMAGE))
-                await asyncio.sleep(0.1)
-                task.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await task
+                with held(server, "late") as entered:
+                    task = asyncio.create_task(detector.detect(IMAGE))
+                    async with asyncio.timeout(PATIENT_S):
+                        while not entered.exists():
+                            await asyncio.sleep(0.02)
+                    task.cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await task
                 return await detector.detect(IMAGE)
 
         assert_found(asyncio.run(run()), BOXES, IMAGE.shape[:2])
@@ -322,9 +325,9 @@ class TestAsyncDetector:
 
         asyncio.run(run())
 
-    def test_late_answer_is_a_deadline(self, url: str) -> None:
-        with pytest.raises(DeadlineExceededError, match=r"within 0\.2 s"):
-            on_a_loop(url, "late", timeout_s=0.2)
+    def test_late_answer_is_a_deadline(self, server: TritonServer, url: str) -> None:
+        with held(server, "late"), pytest.raises(DeadlineExceededError, match="within 2 s"):
+            on_a_loop(url, "late", timeout_s=2)
 
 
 class TestDetectMany:
@@ -368,8 +371,8 @@ class TestRetries:
         with Detector(url, "busy", timeout_s=60, options=patient) as detector, ThreadPoolExecutor(6) as pool:
             assert [len(found) for found in pool.map(detector.detect, [IMAGE] * 6)] == [2] * 6
 
-    def test_full_queue_is_named(self, url: str) -> None:
-        def outcome(_: int) -> str:
+    def test_full_queue_is_named(self, server: TritonServer, url: str) -> None:
+        def outcome() -> str:
             try:
                 detector.detect(IMAGE)
             except QueueFullError as error:
@@ -378,7 +381,10 @@ class TestRetries:
 
         once = ConnectionOptions(retry=RetryPolicy(attempts=1))
         with Detector(url, "busy", options=once) as detector, ThreadPoolExecutor(6) as pool:
-            refused = [each for each in pool.map(outcome, range(6)) if each]
+            with held(server, "busy"):
+                calls = [pool.submit(outcome) for _ in range(6)]
+                wait_until(lambda: any(map(Future.done, calls)))
+            refused = [call.result() for call in calls if call.result()]
         assert refused
         assert all("has no room in the queue of 'busy'" in each for each in refused)
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,7 +33,15 @@ from clients import (
 from clients.memory.regions import SHARED_MEMORY
 from clients.selection import Selection
 from tests.conftest import FreePorts, StartServer
-from tests.integration.test_client import SIZE_HW, assert_found, picture, write_detector
+from tests.integration.test_client import (
+    PATIENT_S,
+    SIZE_HW,
+    assert_found,
+    held,
+    picture,
+    wait_until,
+    write_detector,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,7 +70,7 @@ match sys.argv[2]:
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository = tmp_path_factory.mktemp("repository")
     write_detector(repository, "painted")
-    write_detector(repository, "late", max_batch=1, delay_s="0.6")
+    write_detector(repository, "late", max_batch=1)
     write_detector(repository, "failing", error="out of paint")
     return repository
 
@@ -160,39 +168,22 @@ class TestAnswers:
     def test_late_request_never_gets_into_anothers_answer(self, server: TritonServer, url: str) -> None:
         # One request at a time: the second waits for longer than it may, and is computed or dropped after that.
         with (
-            Detector(url, "late") as plain,
-            Detector(url, "late", timeout_s=1, send="shared-memory") as shared,
+            Detector(url, "late", timeout_s=PATIENT_S) as plain,
+            Detector(url, "late", timeout_s=4, send="shared-memory") as shared,
             ThreadPoolExecutor(1) as pool,
         ):
             assert_found(shared.detect(rectangle(3)[0]), rectangle(3)[1], SIZE_HW)
             before = regions(server)
-            other = pool.submit(plain.detect, rectangle(4)[0])
-            time.sleep(0.1)
-            with pytest.raises(DeadlineExceededError):
-                shared.detect(rectangle(5)[0])
+            with held(server, "late") as entered:
+                other = pool.submit(plain.detect, rectangle(4)[0])
+                wait_until(entered.exists)
+                with pytest.raises(DeadlineExceededError):
+                    shared.detect(rectangle(5)[0])
             assert_found(other.result(), rectangle(4)[1], SIZE_HW)
-            wait_until(lambda: detected(shared, 7))
-            for index in range(8, 11):
+            for index in range(7, 11):
                 assert_found(shared.detect(rectangle(index)[0]), rectangle(index)[1], SIZE_HW)
             # What was late lies in a region that nobody has any more.
             assert not regions(server) & before
-
-
-def detected(detector: Detector, index: int) -> bool:
-    """Whether an image is found within the time allowed; if so, it is the right one."""
-    image, box = rectangle(index)
-    try:
-        assert_found(detector.detect(image), box, SIZE_HW)
-    except DeadlineExceededError:
-        return False
-    return True
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
 
 
 class TestEndOfTheClient:

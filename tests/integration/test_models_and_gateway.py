@@ -35,9 +35,10 @@ IMAGE = np.zeros((48, 64, 3), np.uint8)
 ROOT = Path(__file__).resolve().parents[2]
 
 STAND_IN = '''
-"""Finds in any picture one object of the class of its own version's number."""
+"""Finds in any picture one object of the class of its own version's number; loads once "closed" is not there."""
 
 import json
+import pathlib
 import time
 
 import numpy as np
@@ -49,6 +50,8 @@ class TritonPythonModel:
         self.version = int(args["model_version"])
         parameters = json.loads(args["model_config"])["parameters"]
         time.sleep(float(parameters["load_s"]["string_value"]))
+        while pathlib.Path(args["model_repository"], "closed").exists():
+            time.sleep(0.005)
         self.delay_s = float(parameters["delay_s"]["string_value"])
 
     def execute(self, requests):
@@ -101,7 +104,7 @@ def write_model(
 def write_models(repository: Path) -> Path:
     write_model(repository, "day", versions=(1, 2, 3), delay_s=0.005)
     write_model(repository, "night", size_hw=(32, 32), load_s=0.5, delay_s=0.005)
-    write_model(repository, "slow", load_s=3)
+    write_model(repository, "slow")
     write_model(repository, "broken", code=BROKEN)
     return repository
 
@@ -168,6 +171,17 @@ def eventually(is_so: Callable[[], bool]) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def held(server: TritonServer, model: str) -> Iterator[None]:
+    """As long as this lasts, the model does not get beyond loading."""
+    closed = server.options.repository / model / "closed"
+    closed.touch()
+    try:
+        yield
+    finally:
+        closed.unlink()
+
+
 def who(detector: Detector | ScheduledDetector) -> str:
     """The name that tells model and version."""
     (found,) = detector.detect(IMAGE)
@@ -214,8 +228,12 @@ class TestModelControl:
         with Detector(url, "day") as detector:
             assert who(detector) == "day 3"
 
-    def test_time_that_is_over_is_told_apart_from_a_server_that_is_gone(self, url: str) -> None:
-        with ModelControl(url, timeout_s=0.5) as hasty, pytest.raises(DeadlineExceededError) as caught:
+    def test_time_that_is_over_is_told_apart_from_a_server_that_is_gone(self, url: str, server: TritonServer) -> None:
+        with (
+            held(server, "slow"),
+            ModelControl(url, timeout_s=0.5) as hasty,
+            pytest.raises(DeadlineExceededError) as caught,
+        ):
             hasty.load("slow")
         assert "model 'slow'" in str(caught.value)
         assert "not ready after 0.5 s" in str(caught.value)
@@ -226,11 +244,12 @@ class TestModelControl:
         waiting = ModelControl(url, timeout_s=60)
         # While a model is loaded over HTTP, the server answers nothing else there.
         with ModelControl(server.grpc_url) as control, ThreadPoolExecutor(1) as thread:
-            load = thread.submit(waiting.load, "slow")
-            assert eventually(lambda: "LOADING" in states(control, "slow").values())
-            waiting.close()
-            with pytest.raises(ServerUnavailableError, match="closed"):
-                load.result()
+            with held(server, "slow"):
+                load = thread.submit(waiting.load, "slow")
+                assert eventually(lambda: "LOADING" in states(control, "slow").values())
+                waiting.close()
+                with pytest.raises(ServerUnavailableError, match="closed"):
+                    load.result()
             assert eventually(lambda: ready(control, "slow") == ["1"])
 
     def test_model_with_an_odd_name_is_not_found(self, control: ModelControl) -> None:
@@ -436,6 +455,7 @@ class TestScheduledDetector:
                 clock.set("2026-11-22T20:03")
                 assert eventually(lambda: detector.model == "broken")
                 assert eventually(lambda: detector.problem is None)
+                assert eventually(lambda: "broken 1" in answers)
             finally:
                 file.write_text(BROKEN)
         assert set(answers) == {"day 3", "broken 1"}
@@ -480,11 +500,12 @@ class TestScheduledDetector:
         clock = Clock("2026-11-22T12:00")
         detector = scheduled(url, clock, "day=day@06:00,night=slow@20:00")
         with ModelControl(server.grpc_url) as control:
-            clock.set("2026-11-22T20:00")
-            assert eventually(lambda: "LOADING" in states(control, "slow").values())
-            detector.close()
-            assert "LOADING" in states(control, "slow").values()
-            assert caplog.messages == []
+            with held(server, "slow"):
+                clock.set("2026-11-22T20:00")
+                assert eventually(lambda: "LOADING" in states(control, "slow").values())
+                detector.close()
+                assert "LOADING" in states(control, "slow").values()
+                assert caplog.messages == []
             assert eventually(lambda: ready(control, "slow") == ["1"])
 
     def test_one_address_is_enough_over_grpc_and_http_has_two(
