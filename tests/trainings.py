@@ -7,6 +7,7 @@ was alive and the bits at the end are those of a whole run
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import random
@@ -116,17 +117,35 @@ def wait_for_step(process: subprocess.Popen[str], run: Path, step: int) -> None:
 
 def kill(process: subprocess.Popen[str]) -> str:
     """End a training, its workers and what they have started by SIGKILL; what was said."""
-    tree = [process.pid]
-    for pid in tree:
-        children = Path(f"/proc/{pid}/task/{pid}/children")
-        tree += [int(child) for child in children.read_text().split()] if children.exists() else []
-    for pid in reversed(tree):
-        with_pid_gone = (ProcessLookupError, PermissionError)
-        try:
+    for pid in reversed(tree_of(process.pid)):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
-        except with_pid_gone:
-            continue
     return process.communicate()[0]
+
+
+def tree_of(pid: int) -> list[int]:
+    """A process and all that it and they have started, as far as they have not ended meanwhile."""
+    tree = [pid]
+    for each in tree:
+        with contextlib.suppress(OSError):
+            tree += map(int, Path(f"/proc/{each}/task/{each}/children").read_text().split())
+    return tree
+
+
+def command_of(pid: int) -> bytes:
+    """The command line of a process; nothing where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def lives(pid: int) -> bool:
+    """Whether a process has not ended; a zombie has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def state_of(run: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,9 @@ _NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray takes the machine's own address for the loopback's, and listens on every network, but where it may be no cluster:
 that is asked for by this name on Linux too (ray._private.services.get_node_ip_address)."""
 _REACH_S = 5.0
+_GONE_S = 20.0
+"""What its raylet has started sees only after a second or two that the raylet is gone."""
+_LOOK_S = 0.05
 
 
 @contextlib.contextmanager
@@ -73,7 +77,7 @@ def started_ray(address: str, *, cpus: int | None = None, gpus: int | None = Non
                 "_node_ip_address": "127.0.0.1",
                 "_temp_dir": str(leaving.enter_context(folder_of_ray())),
             }
-        leaving.callback(ray.shutdown)
+        leaving.callback(_end, ray, _children() if own else None)
         try:
             with _signals_kept():
                 ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
@@ -82,6 +86,31 @@ def started_ray(address: str, *, cpus: int | None = None, gpus: int | None = Non
             what = "does not start" if own else "cannot be joined"
             raise TrainingError(f"--ray {address}: Ray {what}: {reason}") from e
         yield
+
+
+def _end(ray: Any, others: frozenset[Any] | None) -> None:
+    """Leave Ray; where it was started here, ``others`` were there before, and nothing of it is left afterwards."""
+    started = _children() - others if others is not None else frozenset()
+    ray.shutdown()
+    until_s = time.monotonic() + _GONE_S
+    while not all(map(_is_gone, started)) and time.monotonic() < until_s:
+        time.sleep(_LOOK_S)
+
+
+def _children() -> frozenset[Any]:
+    """What this process has started, and they."""
+    import psutil
+
+    return frozenset(psutil.Process().children(recursive=True))
+
+
+def _is_gone(process: Any) -> bool:
+    import psutil
+
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def check_address(address: str) -> None:

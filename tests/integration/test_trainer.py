@@ -14,10 +14,12 @@ import pytest
 from tests.trainings import (
     TWO,
     Training,
+    command_of,
     differing,
     kill,
     state_of,
     steps_of,
+    tree_of,
     wait_for_step,
 )
 
@@ -46,8 +48,7 @@ def test_dead_worker_is_replaced_and_a_signal_saves(training: Training, two_proc
     run = tmp_path / "run"
     process = training.start(run, *TWO, "--save-steps", "2", "--max-restarts", "1")
     wait_for_step(process, run, 3)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    workers = [int(pid) for pid in children if b"trainer" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    workers = [pid for pid in tree_of(process.pid)[1:] if b"trainer" in command_of(pid)]
     os.kill(workers[-1], signal.SIGKILL)
     until_s = time.monotonic() + 120
     while json.loads((run / "settings.json").read_bytes())["parts"] < 2 and time.monotonic() < until_s:
