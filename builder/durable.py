@@ -28,6 +28,8 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _TAKEN_AWAY_IN_A_ROW = 100
 """How often what another process removes in the moment before its use is made again: where that is not the cause, as
 below /proc, it fails each time."""
+_HOLDING: set[int] = set()
+"""Descriptors of this process that hold locks."""
 
 
 def write_file(target: Path, content: bytes) -> None:
@@ -102,11 +104,12 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
     It is locked as long as this process lives: ``sweep`` removes those of processes that were killed.
     """
     folder, descriptor = _again_if_taken_away(lambda: _locked_folder(parent, prefix))
+    _HOLDING.add(descriptor)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(descriptor)
+        _let_go(descriptor)
 
 
 def sweep(parent: Path, prefix_pattern: str) -> None:
@@ -132,6 +135,7 @@ def locked(path: Path, timeout_s: float) -> Iterator[None]:
             if time.monotonic() > deadline:
                 raise TimeoutError(errno.ETIMEDOUT, "another process holds the lock", str(path))
             time.sleep(0.02)
+        _HOLDING.add(descriptor)
         try:
             yield
         finally:
@@ -140,7 +144,7 @@ def locked(path: Path, timeout_s: float) -> Iterator[None]:
                 with contextlib.suppress(OSError):
                     path.unlink()
             finally:
-                os.close(descriptor)
+                _let_go(descriptor)
 
 
 @contextlib.contextmanager
@@ -229,6 +233,23 @@ def _try_lock(path: Path, undo: ExitStack) -> int | None:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _let_go(descriptor: int) -> None:
+    # A child that was forked has let go of it already, and may have another file by that number.
+    if descriptor in _HOLDING:
+        _HOLDING.discard(descriptor)
+        os.close(descriptor)
+
+
+def _let_go_in_child() -> None:
+    """A lock ends with the process that took it: children that load data would hold it on for a while."""
+    while _HOLDING:
+        with contextlib.suppress(OSError):
+            os.close(_HOLDING.pop())
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -4,6 +4,8 @@ import errno
 import fcntl
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -102,6 +104,35 @@ def test_a_folder_that_cannot_be_made_at_all_is_told(tmp_path):
         pytest.fail("locked")
     with pytest.raises(FileNotFoundError), scratch_folder(nowhere, "half-"):
         pytest.fail("made")
+
+
+def test_a_lock_ends_with_the_process_that_took_it_and_not_with_its_children(tmp_path):
+    path, code = (
+        tmp_path / "lock",
+        """
+import os, signal, sys, time
+from pathlib import Path
+from builder.durable import locked, scratch_folder
+with locked(Path(sys.argv[1]), timeout_s=0), scratch_folder(Path(sys.argv[2]), "scratch-"):
+    child = os.fork()
+    if not child:
+        os.close(1)
+        time.sleep(600)
+    print(child, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+""",
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", code, path, tmp_path / "scratch"], stdout=subprocess.PIPE, text=True, check=False
+    )
+    child = int(killed.stdout)
+    try:
+        with locked(path, timeout_s=0):
+            os.kill(child, 0)
+        sweep(tmp_path / "scratch", "scratch-")
+        assert list((tmp_path / "scratch").iterdir()) == []
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_a_lock_that_stays_taken_is_given_up(tmp_path):
