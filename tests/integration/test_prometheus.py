@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,15 +78,19 @@ class Prometheus:
         return [f"{rule['name']}: {rule['lastError']}" for g in groups for rule in g["rules"] if rule.get("lastError")]
 
     def wait_for(self, what: Callable[[], bool], why: str) -> None:
+        self.wait_for_none(lambda: () if what() else (why,))
+
+    def wait_for_none(self, of: Callable[[], Collection[object]]) -> None:
+        """Until none is left."""
         deadline = time.monotonic() + PATIENCE_S
+        left: Collection[object] = ("an answer",)
         while True:
-            try:
-                if what():
-                    return
-            except urllib.error.URLError:
-                pass
+            with contextlib.suppress(OSError):
+                left = of()
+            if not left:
+                return
             assert self._process.poll() is None, "Prometheus ended"
-            assert time.monotonic() < deadline, f"it did not come to that: {why}"
+            assert time.monotonic() < deadline, f"it did not come to that: {left}"
             time.sleep(0.2)
 
     def _get(self, path: str) -> Any:
@@ -177,14 +182,14 @@ def on_gpu(expression: str) -> bool:
 def test_every_name_that_a_rule_reads_is_there(busy: Prometheus) -> None:
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     read = {name for rule in rules() for name in metric_names(str(rule["expr"]))} - recorded - GPU_METRICS
-    assert read <= busy.names()
+    busy.wait_for_none(lambda: read - busy.names())
     assert any(name.startswith("nv_cpu_") for name in read)
 
 
 def test_every_rule_gives_a_figure_without_an_error(busy: Prometheus) -> None:
     on_gpus = {rule["record"] for rule in rules() if "record" in rule and on_gpu(str(rule["expr"]))}
     recorded = {rule["record"] for rule in rules() if "record" in rule} - on_gpus
-    assert {name for name in recorded if not busy.query(name)} == set()
+    busy.wait_for_none(lambda: {name for name in recorded if not busy.query(name)})
     assert len(on_gpus) == 3
     assert busy.rule_errors() == []
     labels = busy.query("model:triton_requests:rate2m")[0]["metric"]
@@ -200,13 +205,14 @@ def test_every_rule_gives_a_figure_without_an_error(busy: Prometheus) -> None:
 
 def test_every_panel_shows_something(busy: Prometheus) -> None:
     panels = panel_expressions(dashboard())
-    dead = [
-        (title, each)
-        for title, all_of in panels.items()
-        for each in all_of
-        if not on_gpu(each) and not busy.query(each)
-    ]
-    assert dead == []
+    busy.wait_for_none(
+        lambda: [
+            (title, each)
+            for title, all_of in panels.items()
+            for each in all_of
+            if not on_gpu(each) and not busy.query(each)
+        ]
+    )
 
 
 def test_figures_agree_with_what_triton_counts(busy: Prometheus) -> None:
@@ -215,12 +221,12 @@ def test_figures_agree_with_what_triton_counts(busy: Prometheus) -> None:
         return float(sample["value"][1])
 
     assert value("model:triton_failures:ratio2m") == 0
-    # Every request has one image, and up to eight are in a batch.
-    assert value("model:triton_batch_size:mean2m") >= 1
-    assert value("model:triton_images:rate2m / model:triton_requests:rate2m") == pytest.approx(1)
+    # Every request has one image, and up to eight are in a batch. A scrape may come between Triton's two counters.
+    assert value("model:triton_batch_size:mean2m") >= 0.95
+    assert value("model:triton_images:rate2m / model:triton_requests:rate2m") == pytest.approx(1, abs=0.05)
     # The stages are parts of the whole.
     assert 0 < value("sum(model:triton_stage_seconds:mean2m) / sum(model:triton_latency_seconds:mean2m)") <= 1.001
-    assert value("model:triton_latency_seconds:p50") <= value("model:triton_latency_seconds:p99")
+    assert value("model:triton_latency_seconds:p50 <= bool model:triton_latency_seconds:p99") == 1
     assert value("source:yolo_stream_playing:min") == 1
     assert value('up{job="triton-ready"}') == 1
 
@@ -228,13 +234,20 @@ def test_figures_agree_with_what_triton_counts(busy: Prometheus) -> None:
 def test_a_model_that_is_unloaded_a_stream_that_ends_and_a_server_that_stops_are_noticed(
     busy: Prometheus, server: TritonServer, stream: tuple[int, subprocess.Popen[bytes]]
 ) -> None:
-    assert busy.alerts() == {}
+    provoked = {"StreamDown", "TritonModelNotReady", "TritonDown"}
+    busy.wait_for_none(lambda: provoked & busy.alerts().keys())
     stream[1].terminate()
     busy.wait_for(lambda: "StreamDown" in busy.alerts(), "StreamDown")
     request = urllib.request.Request(f"{server.http_url}/v2/repository/models/{MODEL}/unload", method="POST")
     urllib.request.urlopen(request, timeout=30).close()
-    busy.wait_for(lambda: "TritonModelNotReady" in busy.alerts(), "TritonModelNotReady")
-    alert = busy.alerts()["TritonModelNotReady"]
+    alerts: dict[str, dict[str, Any]] = {}
+
+    def is_not_ready() -> bool:
+        alerts.update(busy.alerts())
+        return "TritonModelNotReady" in alerts
+
+    busy.wait_for(is_not_ready, "TritonModelNotReady")
+    alert = alerts["TritonModelNotReady"]
     assert alert["annotations"]["summary"] == f"{MODEL} on triton-1 is not ready"
     server.stop()
     busy.wait_for(lambda: "TritonDown" in busy.alerts(), "TritonDown")
