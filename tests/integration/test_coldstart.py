@@ -138,16 +138,18 @@ def test_keepwarm_and_diagnose_beside_a_server_that_answers(
 
 def diagnosed(load_url: str, url: str, metrics_url: str, path: Path) -> dict[str, dict]:
     """The readings by name, while requests are sent."""
-    stop = threading.Event()
+    answered, stop = threading.Event(), threading.Event()
 
     def load() -> None:
         with Detector(load_url, "day") as detector:
             while not stop.is_set():
                 detector.detect(np.zeros((SIZE, SIZE, 3), np.uint8))
+                answered.set()
 
     caller = threading.Thread(target=load)
     caller.start()
     try:
+        assert answered.wait(60)
         argv = ["diagnose", "--url", url, "--metrics-url", metrics_url, "--duration-s", "0.6", "--json", str(path)]
         assert main(argv) == 0
     finally:

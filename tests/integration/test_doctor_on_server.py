@@ -1,7 +1,11 @@
 """The doctor and a real tritonserver about the same models: what one finds before, the other refuses to load."""
 
+import os
 import re
 import shutil
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ import builder.backends
 from builder.doctor import diagnose
 from builder.doctor_findings import Severity
 from builder.errors import ServerError
+from builder.server import ServerOptions, TritonServer
 from tests.published import publish_shapes
 
 STEP = """
@@ -250,11 +255,19 @@ def test_a_configuration_of_ours_that_lost_its_blocks_is_refused(tmp_path, trito
     assert failing == checks
 
 
-def test_a_missing_model_py_is_found_where_the_server_waits_for_it(tmp_path, write_model, triton_server):
-    repository = tmp_path / "repository"
+def test_a_missing_model_py_is_found_where_the_server_waits_for_it(tmp_path, write_model, free_ports):
+    repository, log_file = tmp_path / "repository", tmp_path / "log"
     (write_model(repository, "bare", code=CODE) / "1" / "model.py").unlink()
-    with pytest.raises(ServerError, match="Python model file not found"):
-        triton_server(repository, ready_timeout_s=5.0)
+    ports = dict(zip(("http_port", "grpc_port", "metrics_port"), free_ports(3), strict=True))
+    server = TritonServer(ServerOptions(repository=repository, log_file=log_file, **ports))
+    with ThreadPoolExecutor(1) as pool:
+        start = pool.submit(server.start)
+        while not (log_file.exists() and "Python model file not found" in log_file.read_text()):
+            assert not start.done()
+            time.sleep(0.05)
+        os.kill(server.pid, signal.SIGKILL)
+        with pytest.raises(ServerError, match=r"killed by SIGKILL: .*Python model file not found"):
+            start.result()
     (finding,) = diagnose(repository)
     assert (finding.check, finding.where) == ("file-missing", "bare/1/model.py")
     assert "tritonserver waits for it for ever" in finding.what
