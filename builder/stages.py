@@ -155,10 +155,12 @@ class Stages:
             "code": code_sha256(("compile_check", "engine", "engine_callbacks", "engine_network")),
             "tools": tool_versions(COMPILE_TOOLS),
         }
-        stage = self.run("compile", inputs, make)
+        stage = self.cache.run("compile", inputs, make)
         check = CompileCheck(**stage.result | {"outcome": Outcome(stage.result["outcome"])})
         if check.outcome not in (Outcome.COMPILED, Outcome.REFUSED):  # another time it may end otherwise
+            # Before it is told, which a Ctrl-C may end: it reaches the compiler's process, too.
             self.cache.forget(stage)
+        self.tell(stage)
         return check
 
     def head_spec(self, network: NetworkModel) -> HeadSpec:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from builder import parity
 from builder.artifacts import NetworkModel, OnnxModel, Precision
-from builder.cache import file_sha256
+from builder.cache import Stage, file_sha256
 from builder.compile_check import CompileCheck, Outcome, check_compiles
 from builder.engine import (
     CompileRefusedError,
@@ -27,8 +27,12 @@ from builder.engine import (
 )
 from builder.errors import BuilderError, ExportError
 from builder.export import export_network
+from builder.gpus import find_gpu
 from builder.head import attach_head
 from builder.precision import convert_precision
+from builder.serving import GpuServing, ServingSettings
+from builder.spec import BuildSpec
+from builder.stages import Stages
 from builder.weights import load_network
 from tests.networks import FAMILIES, head_spec, live_model, photographs, save_checkpoint
 
@@ -211,6 +215,22 @@ def test_what_progress_raises_ends_the_check_and_its_process(relu: OnnxModel) ->
     with pytest.raises(KeyboardInterrupt):
         check_compiles(relu, ("8.6",), BATCHES, progress=stop)
     assert children() <= before
+
+
+def test_a_check_that_did_not_finish_is_not_kept_where_a_ctrl_c_ends_its_telling(
+    relu: OnnxModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(stage: Stage) -> None:
+        raise KeyboardInterrupt
+
+    killed = CompileCheck(compute_capability="7.5", outcome=Outcome.FAILED, seconds=0, version="1.7")
+    monkeypatch.setattr("builder.compile_check.check_compiles", lambda *arguments, **options: (killed,))
+    asked = {"weights": relu.path, "images": [relu.path], "cache": tmp_path / "cache"}
+    stages = Stages(spec=BuildSpec.from_sources(asked, None), weights=relu.path, report=interrupt)
+    fleet = [GpuServing(gpu=find_gpu("t4"), settings=ServingSettings(), workspace_bytes=0)]
+    with pytest.raises(KeyboardInterrupt):
+        stages.compile_checks(relu, fleet)
+    assert list((tmp_path / "cache" / "compile").iterdir()) == []
 
 
 def test_steps_and_log_of_the_compiler_come_through(relu: OnnxModel, caplog: pytest.LogCaptureFixture) -> None:
