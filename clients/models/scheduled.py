@@ -255,7 +255,9 @@ class ScheduledDetector(ScheduledCalls):
         _log.info("model %r is ready", model)
 
     def _switch_to(self, model: str, now: datetime) -> None:
-        prepared, self._next = self._next, None
+        prepared = None
+        if self._next is not None and self._next.model == model:
+            prepared, self._next = self._next, None
         if prepared is not None and not _answers(prepared.detector):
             # The server has been restarted since.
             prepared.detector.close()

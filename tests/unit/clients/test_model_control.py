@@ -350,6 +350,21 @@ class TestSwitching:
             assert detector.detect(IMAGE).names == ("day",)
         assert "unload day" not in server.done
 
+    def test_lost_model_is_not_replaced_by_the_one_that_is_prepared_for_later(self) -> None:
+        server, clock = Server(), Clock()
+        with self.detector(server, clock) as detector:
+            clock.set("2026-11-22T19:59")
+            assert _eventually(lambda: detector._next is not None)
+            server.loaded.discard("day")
+            with pytest.raises(ModelNotReadyError):
+                detector.detect(IMAGE)
+            assert _eventually(lambda: "day" in server.loaded)
+            assert _eventually(lambda: not detector._is_lost)
+            assert detector.detect(IMAGE).names == ("day",)
+            clock.set("2026-11-22T20:00")
+            assert _eventually(lambda: detector.model == "night")
+        assert server.done[:3] == ["load day", "load night", "load day"]
+
     def test_failure_that_nobody_expected_does_not_end_the_schedule(self, caplog: pytest.LogCaptureFixture) -> None:
         server, clock = Server(), Clock()
         with self.detector(server, clock) as detector:
