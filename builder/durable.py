@@ -13,7 +13,6 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -23,6 +22,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _COPIED_AT_ONCE_BYTES = 1 << 20
+_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789_"
+"""Eight of them end a scratch folder's name, as tempfile has it."""
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 """What flock(2) says on file systems such as Lustre without its option flock."""
 _TAKEN_AWAY_IN_A_ROW = 100
@@ -103,20 +104,15 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
     It is locked as long as this process lives: ``sweep`` removes those of processes that were killed.
     """
-    folder, descriptor = _again_if_taken_away(lambda: _locked_folder(parent, prefix))
-    _HOLDING.add(descriptor)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        _let_go(descriptor)
+    with ExitStack() as undo:
+        yield _again_if_taken_away(lambda: _locked_folder(parent, prefix, undo))
 
 
 def sweep(parent: Path, prefix_pattern: str) -> None:
     """Remove the scratch folders that killed processes have left; what cannot be removed stays."""
     with contextlib.suppress(OSError):
         for folder in parent.iterdir():
-            if re.fullmatch(f"(?:{prefix_pattern})[a-z0-9_]{{8}}", folder.name):  # tempfile's eight characters
+            if re.fullmatch(f"(?:{prefix_pattern})[{_LETTERS}]{{8}}", folder.name):
                 _remove_if_abandoned(folder)
 
 
@@ -174,22 +170,30 @@ def _make_missing(folder: Path, undo: ExitStack) -> None:
         undo.callback(_remove_if_empty, each)
 
 
-def _locked_folder(parent: Path, prefix: str) -> tuple[Path, int]:
-    """A new folder, and the descriptor that holds its lock.
+def _locked_folder(parent: Path, prefix: str, undo: ExitStack) -> Path:
+    """A new folder that this process has locked.
 
     Raises:
         FileNotFoundError: another process has swept it in the moment before its lock, or removed ``parent``.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    folder = parent / f"{prefix}{''.join(secrets.choice(_LETTERS) for _ in range(8))}"
+    # Before it is there: a signal may come between a folder and what promises its removal.
+    undo.callback(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        undo.pop_all()  # it is another's
+        raise
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _HOLDING.add(descriptor)
+    undo.callback(_let_go, descriptor)
     # Where the file system has no locks, nothing is swept either.
     with contextlib.suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     if not folder.exists():
-        os.close(descriptor)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
-    return folder, descriptor
+    return folder
 
 
 def _remove_if_abandoned(folder: Path) -> None:

@@ -3,10 +3,10 @@
 import errno
 import fcntl
 import os
+import secrets
 import signal
 import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -89,12 +89,35 @@ def test_folders_below_one_that_is_taken_away_meanwhile_are_made_again(tmp_path,
     assert next(moments, None) is None
 
 
-def test_a_scratch_folder_below_one_that_is_taken_away_meanwhile_is_made_again(tmp_path, taken_away_before):
+def test_a_scratch_folder_below_one_that_is_taken_away_meanwhile_is_made_again(tmp_path, monkeypatch):
     (tmp_path / "theirs").mkdir()
-    moments = taken_away_before(tempfile, "mkdtemp", tmp_path / "theirs")
+    choose, moments = secrets.choice, iter([True])
+
+    def choose_a_name_as_it_is_taken_away(letters):
+        if next(moments, False):
+            (tmp_path / "theirs").rmdir()
+        return choose(letters)
+
+    monkeypatch.setattr(secrets, "choice", choose_a_name_as_it_is_taken_away)
     with scratch_folder(tmp_path / "theirs", "half-") as folder:
         assert folder.is_dir()
     assert next(moments, None) is None
+
+
+@pytest.mark.parametrize(("module", "name"), [(os, "mkdir"), (os, "open"), (fcntl, "flock")])
+def test_a_ctrl_c_as_a_scratch_folder_is_made_leaves_none(tmp_path, monkeypatch, module, name):
+    function, moments = getattr(module, name), iter([True])
+
+    def be_interrupted_after(*arguments, **options):
+        result = function(*arguments, **options)
+        for _ in moments:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(module, name, be_interrupted_after)
+    with pytest.raises(KeyboardInterrupt), scratch_folder(tmp_path, "half-"):
+        pytest.fail("made")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_at_all_is_told(tmp_path):
