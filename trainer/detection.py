@@ -195,7 +195,8 @@ def _overrides(settings: TrainSettings, group: Group, nms_free: bool) -> dict[st
         "batch": settings.batch,
         "imgsz": settings.imgsz,
         "device": "cpu" if group.device.type == "cpu" else str(group.device.index),
-        "save_dir": str(settings.run.absolute()),
+        # Each process would remove the results.csv that is there, and one of them find it gone.
+        "save_dir": str((settings.run if group.process.is_main else settings.run / "weights").absolute()),
         "exist_ok": True,
         "seed": settings.seed,
         "deterministic": True,

@@ -104,6 +104,17 @@ class _Run:
 
     def train(self) -> Finished:
         """From the settings to run.json."""
+        try:
+            return self._train()
+        except RuntimeError as e:
+            if self._group.process.world == 1 or not is_of_exchange(e):
+                raise
+            raise PeerLostError(
+                f"process {self._group.process.rank}: another process of the training is gone; --resume goes on from "
+                "the newest checkpoint, --max-restarts does so by itself."
+            ) from e
+
+    def _train(self) -> Finished:
         with nothing_left_behind(self._folder) if self._group.process.is_main else contextlib.nullcontext():
             self._data = self._on_main(self._read_data)
             checkpoints = self._folder / CHECKPOINTS
@@ -118,13 +129,6 @@ class _Run:
         try:
             training.run()
             wait_s = _STORES_AT_THE_END_S
-        except RuntimeError as e:
-            if self._group.process.world == 1 or not is_of_exchange(e):
-                raise
-            raise PeerLostError(
-                f"process {self._group.process.rank}: another process of the training is gone; --resume goes on from "
-                "the newest checkpoint, --max-restarts does so by itself."
-            ) from e
         finally:
             self._writer.close(wait_s)
         if self._group.process.is_main:
