@@ -1,13 +1,18 @@
-"""What a run's folder keeps of a training that did not come to its first step."""
+"""What a run's folder keeps, and who writes there."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from builder.errors import SpecError
+from trainer.detection import _overrides
+from trainer.distribution import Process
 from trainer.run_folder import SETTINGS, nothing_left_behind
+from trainer.settings import TrainSettings
 
 
 def fail_in(folder: Path, *written: str) -> None:
@@ -44,3 +49,15 @@ def test_what_somebody_else_has_put_there_stays(tmp_path: Path) -> None:
     (tmp_path / "run" / "notes.txt").touch()
     fail_in(tmp_path / "run", "args.yaml")
     assert (tmp_path / "run" / "notes.txt").exists()
+
+
+def test_ultralytics_takes_results_away_from_the_main_process_alone(tmp_path: Path) -> None:
+    settings = TrainSettings(data=tmp_path / "data.yaml", run=tmp_path / "run", model="yolo11n.yaml")
+    folders = [
+        Path(_overrides(settings, SimpleNamespace(process=Process(rank=rank, world=2), device=torch.device("cpu")),
+                        nms_free=False)["save_dir"])  # type: ignore[arg-type]
+        for rank in range(2)
+    ]  # fmt: skip
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "results.csv").touch()
+    assert [(folder / "results.csv").exists() for folder in folders] == [True, False]
