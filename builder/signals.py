@@ -53,7 +53,7 @@ def interrupted_by(*signals: signal.Signals) -> Iterator[Interruption]:
 
     previous = {each: signal.signal(each, interrupt) for each in signals}
     try:
-        with _lost_in_silence():
+        with lost_in_silence():
             yield interruption
     except Exception:
         # Where an import is interrupted, its C code may say instead that it failed.
@@ -69,7 +69,7 @@ def _do_nothing(number: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def _lost_in_silence() -> Iterator[None]:
+def lost_in_silence() -> Iterator[None]:
     """Have no call stack printed of an Interrupted that is lost; its signal is remembered."""
     previous = sys.unraisablehook
 

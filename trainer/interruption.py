@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from builder.signals import Interrupted
+from builder.signals import Interrupted, lost_in_silence
 
 _LOOK_S = 0.25
 _SAME_S = 1.0
@@ -31,21 +31,31 @@ class Interruption:
         self._training = False
         self._timer: threading.Timer | None = None
         self._previous: dict[int, Any] = {}
+        self._leaving = contextlib.ExitStack()
 
     def __enter__(self) -> Interruption:
         """Listen for SIGTERM and SIGINT; until ``begin`` they end the program at once, there is nothing to save."""
         # Where a training is a thread of another program (Ray Train), the signals are that program's.
         if threading.current_thread() is threading.main_thread():
+            self._leaving.enter_context(lost_in_silence())
             for each in (signal.SIGTERM, signal.SIGINT):
                 self._previous[each] = signal.signal(each, self._handle)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Listen no more."""
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Listen no more; an error of the set-up that comes after a signal is told as the signal.
+
+        Raises:
+            Interrupted: instead of that error.
+        """
         if self._timer is not None:
             self._timer.cancel()
         for each, handler in self._previous.items():
             signal.signal(each, handler)
+        self._leaving.close()
+        if isinstance(error, Exception) and self.number and not self._training:
+            # Where an import is interrupted, its C code may say that it failed.
+            raise Interrupted(self.number) from error
 
     def begin(self) -> None:
         """From now on there is something to save.

@@ -88,6 +88,7 @@ def _run_trials(search: Search, arguments: argparse.Namespace, interruption: Int
         if not own:
             share = _share(arguments, room(), len(search.trials))
         check_share(share)
+        interruption.check()
         search.write()
         _say(_plan(search, share))
         run_trials(search, share, interruption, _say)
