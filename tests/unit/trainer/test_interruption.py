@@ -27,9 +27,12 @@ def test_training_does_not_begin_after_a_signal_that_was_lost(capfd: pytest.Capt
 
 
 def test_error_of_a_set_up_that_a_lost_signal_has_broken_is_told_as_the_signal() -> None:
-    with pytest.raises(Interrupted, match="SIGTERM"), Interruption(grace_s=60):
+    def set_up() -> None:
         SignalledInItsEnd()
         raise ImportError("numpy.core.multiarray failed to import")
+
+    with pytest.raises(Interrupted, match="SIGTERM"), Interruption(grace_s=60):
+        set_up()
 
 
 def test_error_without_a_signal_stays_what_it_is() -> None:
