@@ -41,6 +41,8 @@ if os.getppid() == int(sys.argv[1]):
 )
 POLL_S = 0.02
 PROBE_TIMEOUT_S = 2.0
+_LAST_MOMENT_S = 0.5
+"""From the end of a server's connections to that of its process."""
 WATCH_S = 1.0
 """How often ``wait`` looks after the model processes."""
 DRAIN_S = 10
@@ -86,8 +88,15 @@ class TritonServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop the server."""
+        """Stop the server; an error whose cause is that it has ended by itself is told as that.
+
+        Raises:
+            ServerError: instead of such an error, how it has ended.
+        """
+        ended = self._ended() if isinstance(error, Exception) and not isinstance(error, ServerError) else None
         self.stop()
+        if ended is not None:
+            raise ended from error
 
     @property
     def http_url(self) -> str:
@@ -302,6 +311,13 @@ class TritonServer:
             raise ConnectionError(f"no HTTP answer: {error!r}") from error
         finally:
             connection.close()
+
+    def _ended(self) -> ServerError | None:
+        """How it has ended by itself; None where it lives."""
+        # Its connections are closed a moment before its end is known.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._died(self._process.wait(_LAST_MOMENT_S)) if self._process else None
+        return None
 
     def _died(self, exit_code: int) -> ServerError:
         if self._log_reader is not None:

@@ -359,6 +359,22 @@ def test_a_killed_server_is_an_error_and_leaves_nothing_either(tmp_path, write_m
     assert not [region for region in regions_of(os.getpid()) if server._region_prefix in region.name]
 
 
+@pytest.mark.parametrize("dies", [True, False])
+def test_an_error_of_those_who_use_a_server_that_has_died_is_told_as_its_death(tmp_path, write_model, free_ports, dies):
+    write_model(tmp_path, "plain")
+    ports = dict(zip(("http_port", "grpc_port", "metrics_port"), free_ports(3), strict=True))
+
+    def use():
+        with TritonServer(ServerOptions(repository=tmp_path, **ports)) as server:
+            if dies:
+                os.kill(server.pid, signal.SIGKILL)
+            raise ConnectionResetError("recvmsg")
+
+    with pytest.raises(ServerError if dies else ConnectionResetError, match="killed by SIGKILL" if dies else "recvmsg"):
+        use()
+    assert processes_naming(tmp_path) == []
+
+
 @pytest.mark.parametrize("flag", ["http_port", "grpc_port", "metrics_port"])
 def test_port_in_use_is_named_with_the_flag_that_changes_it(repository, free_ports, flag):
     ports = dict(zip(("http_port", "grpc_port", "metrics_port"), free_ports(3), strict=True))
