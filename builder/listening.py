@@ -11,11 +11,12 @@ _LISTENS = "0A"  # TCP_LISTEN, net/tcp_states.h
 
 def listening_ports(pid: int) -> set[int]:
     """The ports of a process of this network namespace; none where it has ended, or is another user's."""
-    sockets = _open_files(pid)
-    return {port for inode, port in _listening_sockets() if f"socket:[{inode}]" in sockets}
+    files = open_files(pid)
+    return {port for socket, port in listening_sockets() if socket in files}
 
 
-def _open_files(pid: int) -> set[str]:
+def open_files(pid: int) -> set[str]:
+    """What a process has open, as /proc names it; none where it has ended, or is another user's."""
     found = set()
     with contextlib.suppress(OSError):
         for each in (PROC / str(pid) / "fd").iterdir():
@@ -25,8 +26,8 @@ def _open_files(pid: int) -> set[str]:
     return found
 
 
-def _listening_sockets() -> list[tuple[str, int]]:
-    """Inode and port of each."""
+def listening_sockets() -> list[tuple[str, int]]:
+    """Each that listens in this network namespace, as in ``open_files``, and its port."""
     found = []
     # gRPC's sockets are IPv6, also those that listen on an IPv4 address.
     for name in ("tcp", "tcp6"):
@@ -35,5 +36,5 @@ def _listening_sockets() -> list[tuple[str, int]]:
             for line in (PROC / "net" / name).read_text().splitlines()[1:]:
                 fields = line.split()
                 if fields[3] == _LISTENS:
-                    found.append((fields[9], int(fields[1].rpartition(":")[2], 16)))
+                    found.append((f"socket:[{fields[9]}]", int(fields[1].rpartition(":")[2], 16)))
     return found

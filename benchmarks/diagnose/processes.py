@@ -6,16 +6,15 @@ import contextlib
 import ipaddress
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.diagnose.evidence import Missing
 from benchmarks.machine import CLOCK_TICKS_PER_S, PROC
+from builder.listening import listening_sockets, open_files
 from clients.wire.address import Address
 
 CGROUPS = Path("/sys/fs/cgroup")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- looked at, not written to
-_LISTENS = "0A"
 _REPOSITORY = re.compile(r"--model-(?:repository|store)(?:=|\0)([^\0]+)")
 
 
@@ -25,23 +24,14 @@ def find_server(address: Address) -> int | Missing:
         return Missing(
             f"the server is at {address.host}: run diagnose on its machine, with the address 127.0.0.1:{address.port}"
         )
-    wanted = {f"socket:[{inode}]" for inode in _listening(address.port)}
+    wanted = {socket for socket, port in listening_sockets() if port == address.port}
     for folder in PROC.glob("[0-9]*"):
-        if not wanted.isdisjoint(_open_files(folder)):
+        if not wanted.isdisjoint(open_files(int(folder.name))):
             return int(folder.name)
     return Missing(
         f"the process that listens on port {address.port} cannot be seen: it is another user's or in another "
         "container; run diagnose where it runs, as its user or as root"
     )
-
-
-def _open_files(process: Path) -> Iterator[str]:
-    """What a process has open; nothing where it has ended or is another user's."""
-    with contextlib.suppress(OSError):
-        for each in (process / "fd").iterdir():
-            # A busy server closes one at any moment.
-            with contextlib.suppress(OSError):
-                yield str(each.readlink())
 
 
 def _is_loopback(host: str) -> bool:
@@ -51,15 +41,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _listening(port: int) -> Iterator[str]:
-    for name in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError):
-            for line in (PROC / "net" / name).read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == _LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
-                    yield fields[9]
 
 
 class ServerProcesses:
