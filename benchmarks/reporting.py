@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from builder.durable import replace_file
 from builder.errors import SpecError
 
 TARGET_MISSED = 3
+_NOT_BESIDE = frozenset({errno.EACCES, errno.EPERM, errno.EBUSY, errno.ENAMETOOLONG})
 
 
 def add_reporting(command: argparse.ArgumentParser, *, repeats: int) -> None:
@@ -112,9 +114,19 @@ def write_file(flag: str, path: Path, text: str) -> None:
         if path.is_symlink() or (path.exists() and not path.is_file()):
             path.write_text(text, encoding="utf-8")  # what it leads to stays what it is, such as /dev/stdout
         else:
-            replace_file(path, text.encode())
+            _replace(path, text)
     except OSError as e:
         raise SpecError(f"{flag} {path}: cannot be written: {e.strerror}; the figures are above") from e
+
+
+def _replace(path: Path, text: str) -> None:
+    try:
+        replace_file(path, text.encode())
+    except OSError as e:
+        # Its folder may take no other name, or none so long, or the file is a mount of its own.
+        if e.errno not in _NOT_BESIDE:
+            raise
+        path.write_text(text, encoding="utf-8")
 
 
 def as_json(value: object) -> str:

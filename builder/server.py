@@ -88,13 +88,15 @@ class TritonServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop the server; an error whose cause is that it has ended by itself is told as that.
+        """Stop the server; an error of others whose cause is that it has ended by itself is told as that.
 
         Raises:
             ServerError: instead of such an error, how it has ended.
         """
-        ended = self._ended() if isinstance(error, Exception) and not isinstance(error, ServerError) else None
-        self.stop()
+        try:
+            ended = self._ended() if isinstance(error, Exception) and not isinstance(error, ServerError) else None
+        finally:
+            self.stop()
         if ended is not None:
             raise ended from error
 

@@ -113,7 +113,8 @@ class Results(Iterator[T], Generic[S, T]):
         """Let what is under way end, for a second at most, then cancel it; nothing more is begun."""
         with self._under_way.changed:
             self._exhausted = True
-        self._end()
+        self._begin_nothing_more()
+        _end(self._under_way, self._cancellation)
         self._threads.shutdown(wait=True)
         with self._under_way.changed:
             self._pending.clear()
@@ -130,18 +131,17 @@ class Results(Iterator[T], Generic[S, T]):
     def __del__(self) -> None:
         # Absent where the arguments were refused.
         if hasattr(self, "_pending"):
-            self._end()
+            self._begin_nothing_more()
+            # Nobody is to wait here: whose thread this is nobody knows, and its Ctrl-C would be lost.
+            ending = threading.Thread(target=_end, args=(self._under_way, self._cancellation), daemon=True)
+            try:
+                ending.start()
+            except RuntimeError:  # the interpreter ends
+                self._cancellation.cancel()
 
-    def _end(self) -> None:
-        """Begin nothing more, and cancel what does not end by itself."""
-        try:
-            self._cancellation.refuse()
-            self._threads.shutdown(wait=False, cancel_futures=True)
-            with self._under_way.changed:
-                self._under_way.changed.wait_for(lambda: self._under_way.count == 0, ENDING_S)
-        finally:
-            # After Ctrl-C, too: the interpreter ends only with these threads.
-            self._cancellation.cancel()
+    def _begin_nothing_more(self) -> None:
+        self._cancellation.refuse()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class _UnderWay:
@@ -156,6 +156,16 @@ class _UnderWay:
         with self.changed:
             self.count -= 1
             self.changed.notify_all()
+
+
+def _end(under_way: _UnderWay, cancellation: Cancellation) -> None:
+    """Cancel what does not end by itself."""
+    try:
+        with under_way.changed:
+            under_way.changed.wait_for(lambda: under_way.count == 0, ENDING_S)
+    finally:
+        # After Ctrl-C, too: the interpreter ends only with these threads.
+        cancellation.cancel()
 
 
 class AsyncResults(AsyncIterator[T], Generic[S, T]):

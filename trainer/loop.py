@@ -75,7 +75,7 @@ class TrainingLoop(DetectionSetup):
         self._setup_train()
         if self.teacher:
             self._say(self.teacher.report)
-        self.callbacks = {"on_val_batch_end": [self._leave_validation]}
+        self.callbacks = {"on_val_start": [self._skip_validation], "on_val_batch_end": [self._leave_validation]}
         self.validator.callbacks = self.callbacks
 
     def run(self) -> None:
@@ -235,12 +235,18 @@ class TrainingLoop(DetectionSetup):
         """Leave a validation that a signal has come into: it changes nothing and is done again.
 
         Each process asks the others once, at its signal or after its last batch: whoever went on alone would wait for
-        the findings of one that has left.
+        the findings of one that has left. So the one that a signal came to waits for those that know of none.
         """
-        own = self.interruption.number
-        if not own and validator.batch_i + 1 < len(validator.dataloader):
-            return
-        if number := self.group.most([own])[0]:
+        if self.interruption.number or validator.batch_i + 1 == len(validator.dataloader):
+            self._leave_together()
+
+    def _skip_validation(self, validator: Any) -> None:
+        """Few images may leave a process without any batch: it, too, asks once."""
+        if not len(validator.dataloader):
+            self._leave_together()
+
+    def _leave_together(self) -> None:
+        if number := self.group.most([self.interruption.number])[0]:
             self._save()
             raise self._left(number)
 

@@ -21,6 +21,7 @@ from trainer.data import TrainData, read_training_data
 from trainer.distribution import Group, Process, is_of_exchange, joined, this_process
 from trainer.errors import CheckpointError, PeerLostError
 from trainer.interruption import Interruption
+from trainer.libraries import quiet_environment, quiet_ultralytics
 from trainer.results import Results
 from trainer.run_folder import CHECKPOINTS, SETTINGS, nothing_left_behind
 from trainer.run_record import versions
@@ -66,8 +67,7 @@ def train(
         BuilderError: the request, the data, the weights or a checkpoint is wrong, or the training cannot go on.
         Interrupted: a signal came, and the state is saved.
     """
-    # torch's C++ warns of what is meant so, such as a head without gradients; it reads this when it is imported.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    quiet_environment()
     process = process or this_process()
     with interruption or Interruption(settings.grace_s) as listening:
         settings = with_known_teacher(settings)
@@ -110,8 +110,9 @@ class _Run:
             if self._group.process.world == 1 or not is_of_exchange(e):
                 raise
             raise PeerLostError(
-                f"process {self._group.process.rank}: another process of the training is gone; --resume goes on from "
-                "the newest checkpoint, --max-restarts does so by itself."
+                f"process {self._group.process.rank}: another process of the training is gone "
+                f"({str(e).splitlines()[0][:120]}); --resume goes on from the newest checkpoint, --max-restarts does "
+                "so by itself."
             ) from e
 
     def _train(self) -> Finished:
@@ -192,14 +193,9 @@ class _Run:
         return found or newest_valid(folder)
 
     def _prepared(self, found: Found | None) -> TrainingLoop:
-        import logging
-
-        # Ultralytics looks for a connection when it is imported, and reports to services.
-        os.environ.setdefault("YOLO_OFFLINE", "true")
+        quiet_ultralytics()
         import torch
-        from ultralytics.utils import LOGGER
 
-        LOGGER.setLevel(logging.WARNING)
         from trainer.detection import scale_of_rate
         from trainer.freezing import layout_of, stages_of
         from trainer.loop import TrainingLoop

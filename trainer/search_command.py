@@ -100,7 +100,7 @@ def search_of(arguments: argparse.Namespace) -> Search:
     Raises:
         SpecError: the request, the space or a trial's settings are wrong, or it would make the search another.
         DataError: the data cannot be trained on.
-        WeightsError: what a trial begins from, or its teacher, is not there or does not fit.
+        WeightsError: what a trial begins from is not there or does not fit, or its teacher is not there.
     """
     from trainer.data import read_training_data
 
@@ -126,7 +126,10 @@ def search_of(arguments: argparse.Namespace) -> Search:
 
 
 def _check_starts(settings: Sequence[TrainSettings], names: Sequence[str]) -> None:
-    """Pass where a training can begin from what each of the trials names; each is read once."""
+    """Pass where a training can begin from what each of the trials names, and its teacher is there."""
+    from trainer.libraries import quiet_ultralytics
+
+    quiet_ultralytics()
     from trainer.starting_weights import starting_weights
     from trainer.teacher import with_known_teacher
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import subprocess
 import sys
 import time
@@ -184,8 +185,10 @@ def _keep_warm(server: TritonServer, model: str, idle_s: float, keepwarm_s: floa
         text=True,
     )
     assert process.stdout is not None
+    assert process.stderr is not None
     try:
-        process.stdout.readline()  # of its first round, which its imports come before
+        # It speaks after its first round, which its imports come before.
+        select.select([process.stdout, process.stderr], [], [], END_S)
         time.sleep(idle_s)
         process.terminate()
         _, errors = process.communicate(timeout=END_S)

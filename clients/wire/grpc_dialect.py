@@ -173,19 +173,17 @@ class GrpcDialect:
         """gRPC's core and a server that refuses a request send the same status."""
         # Its details nest: "failed to connect to all addresses; last error: ...: Connection refused".
         reason = details.rpartition(": ")[2].rstrip("]")
-        # With what it was sent unread, a hang-up is a reset.
-        hung_up = reason == "Socket closed" or "Connection reset by peer" in reason
         if self.address.has_tls and (
             any(words in details for words in _NO_TRUST)
             # A server that asks for a certificate tells that this one's is missing after the handshake, by hanging up.
-            or (hung_up and not self._has_answered)
+            or (reason == "Socket closed" and not self._has_answered)
         ):
             said = details.rpartition("OPENSSL_internal:")[2].removesuffix(": OK") if "OPENSSL" in details else reason
-            if hung_up:
+            if reason == "Socket closed":
                 said = "it hung up; it may ask for a certificate"
             return no_trust(self.address, said.replace("_", " ").lower())
         if any(words in details for words in _NEVER_CONNECTED):
-            if hung_up:
+            if reason == "Socket closed":
                 return wrong_protocol(self.address, reason)
             return no_server(self.address, reason, not_accepted=True)
         error = refused(self.address, model, details)

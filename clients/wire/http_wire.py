@@ -39,6 +39,8 @@ class HttpWire:
         deadline = time.monotonic() + call.timeout_s
         with self._errors(call.timeout_s):
             while True:
+                if cancellation is not None:
+                    cancellation.check()
                 connection = self._borrow()
                 was_idle = connection.sock is not None
                 try:

@@ -77,3 +77,9 @@ def test_other_number_of_processes_goes_on_and_says_what_changes(training: Train
     assert "changed: 2 process(es), were 1" in said
     assert "exchanging gradients and batch statistics" in said
     assert steps_of(run) == 18
+
+
+def test_process_without_any_validation_image_holds_nobody_up(training: Training, tmp_path: Path) -> None:
+    # Six images in batches of five are one for the first process, one for the second, and none for the third.
+    said = training.finish(tmp_path / "run", "--devices", "cpu,cpu,cpu", "--batch", "8", "--epochs", "1")
+    assert "mAP50-95" in said

@@ -94,6 +94,12 @@ def test_what_is_no_file_is_written_to(tmp_path: Path) -> None:
     assert pipe.is_fifo()
 
 
+def test_a_name_too_long_for_another_beside_it_is_written_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 250 + ".json")
+    write_file("--json", path, "{}")
+    assert path.read_text() == "{}"
+
+
 def test_what_was_there_stays_where_the_disk_is_full(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_text("before")

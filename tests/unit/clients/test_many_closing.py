@@ -63,6 +63,23 @@ def test_request_that_is_not_answered_is_cancelled(monkeypatch: pytest.MonkeyPat
     assert request.stops == 1
 
 
+@pytest.mark.parametrize(("ending_s", "stops"), [(60, 0), (0.01, 1)])
+def test_last_reference_is_dropped_without_waiting(
+    monkeypatch: pytest.MonkeyPatch, ending_s: float, stops: int
+) -> None:
+    monkeypatch.setattr(many, "ENDING_S", ending_s)
+    request = Request()
+    results = Results(request, [1], 1)
+    # As by a loop that is left early: nobody waits for its answer.
+    results._take_source()
+    assert request.begun.wait(30)
+    del results
+    if stops:
+        assert request.answered.wait(30)
+    assert request.stops == stops
+    request.answered.set()
+
+
 def test_request_that_begins_while_it_is_closed_may_end() -> None:
     cancellation = Cancellation()
     cancellation.check()
