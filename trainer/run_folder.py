@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from builder.durable import locked, make_folders
+from builder.durable import locked
 from builder.errors import SpecError
 from trainer.checkpoints.file import newest_valid, states
 from trainer.errors import CheckpointError
@@ -66,10 +66,9 @@ def held(folder: Path, what: str = "training") -> Iterator[None]:
     if launched or os.environ.get("RANK", "0") != "0":
         yield
         return
-    with contextlib.ExitStack() as undo:
-        make_folders(lock_of(folder).parent, undo)
+    with contextlib.ExitStack() as holding:
         try:
-            undo.enter_context(locked(lock_of(folder), 0))
+            holding.enter_context(locked(lock_of(folder), 0))
         except TimeoutError as e:
             raise SpecError(
                 f"another {what} runs in {folder}: wait for its end, or end it; or name another folder."

@@ -30,6 +30,7 @@ from clients.models.control import ControlModeError, ModelControl
 from clients.models.schedule import read_schedule
 from clients.models.scheduled import ScheduledDetector
 from tests.conftest import FreePorts, StartServer
+from tests.waiting import eventually
 
 IMAGE = np.zeros((48, 64, 3), np.uint8)
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,16 +160,6 @@ def states(control: ModelControl, model: str) -> dict[str, str]:
 
 def ready(control: ModelControl, model: str) -> list[str]:
     return [entry.version for entry in control.versions(model) if entry.state == "READY"]
-
-
-def eventually(is_so: Callable[[], bool]) -> bool:
-    """Whether it comes true before patience ends."""
-    give_up = time.monotonic() + 60
-    while not is_so():
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @contextlib.contextmanager

@@ -10,8 +10,7 @@ import json
 import re
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,6 +23,7 @@ from PIL import Image
 from clients.detections import Detections
 from clients.errors import ClientError, QueueFullError
 from clients.images import ImageSource, Pixels, read_pixels
+from tests.waiting import eventually
 
 pytest.importorskip("graphql", reason="graphql-core is not installed")
 from clients.gateway.schema import MAX_DETECTS, MAX_QUERY_CHARACTERS, SDL, Gateway
@@ -485,7 +485,7 @@ class TestConnections:
         with ThreadPoolExecutor(4) as threads:
             try:
                 waiting = [threads.submit(served.ask, DETECT, image=text_of(picture())) for _ in range(4)]
-                assert _eventually(lambda: served.server._running == 4)
+                assert eventually(lambda: served.server._running == 4)
                 assert served.ask("{ model { name } }")[0] == 503
             finally:
                 served.detector.hold.set()
@@ -527,12 +527,3 @@ def test_host_that_cannot_be_listened_on_is_one_line(host: str) -> None:
     with pytest.raises(ClientError, match=f"^cannot listen on port 0 of {re.escape(host)} ") as caught:
         asyncio.run(listen())
     assert "\n" not in str(caught.value)
-
-
-def _eventually(is_so: Callable[[], bool]) -> bool:
-    give_up = time.monotonic() + 60
-    while not is_so():
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(0.02)
-    return True

@@ -6,8 +6,7 @@ import argparse
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -27,6 +26,7 @@ from clients.models.scheduled import ScheduledDetector
 from clients.pace import Pace
 from clients.selection import EVERYTHING, Selection
 from clients.wire.transport import Cancellation
+from tests.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[3]
 HEAVY = "{'graphql', 'aiohttp', 'grpc', 'tritonclient', 'cv2', 'numpy', 'asyncio'}"
@@ -275,9 +275,9 @@ class TestSwitching:
         server, clock = Server(), Clock()
         with self.detector(server, clock) as detector:
             clock.set("2026-11-22T19:59")
-            assert _eventually(lambda: "load night" in server.done)
+            assert eventually(lambda: "load night" in server.done)
             clock.set("2026-11-22T20:00")
-            assert _eventually(lambda: "unload day" in server.done)
+            assert eventually(lambda: "unload day" in server.done)
             assert detector.detect(IMAGE).names == ("night",)
         assert server.done == ["load day", "load night", "unload day", "close"]
         assert server.loaded == {"night"}
@@ -290,7 +290,7 @@ class TestSwitching:
         ):
             assert next(results).names == ("day",)
             clock.set("2026-11-22T20:00")
-            assert _eventually(lambda: detector.model == "night")
+            assert eventually(lambda: detector.model == "night")
             later = [next(results).names for _ in range(10)]
         assert later[-1] == ("night",)
 
@@ -306,7 +306,7 @@ class TestSwitching:
         server, clock = Server(), Clock()
         with self.detector(server, clock, "a=day@06:00,b=day@13:00") as detector:
             clock.set("2026-11-22T13:00")
-            assert _eventually(clock.has_been_followed)
+            assert eventually(clock.has_been_followed)
             assert detector.detect(IMAGE).names == ("day",)
         assert server.done == ["load day", "close"]
 
@@ -315,7 +315,7 @@ class TestSwitching:
         with self.detector(server, clock, unload_after_s=7 * 86400) as detector:
             for moment, model in (("22T20:00", "night"), ("23T06:00", "day"), ("23T20:00", "night")):
                 clock.set(f"2026-11-{moment}")
-                assert _eventually(lambda model=model: detector.model == model)  # type: ignore[misc]
+                assert eventually(lambda model=model: detector.model == model)  # type: ignore[misc]
         assert server.done == ["load day", "load night", "load day", "load night", "unload day", "close"]
         assert server.loaded == {"night"}
 
@@ -323,9 +323,9 @@ class TestSwitching:
         server, clock = Server(), Clock()
         with self.detector(server, clock) as detector:
             clock.set("2026-11-22T19:59")
-            assert _eventually(lambda: "load night" in server.done)
+            assert eventually(lambda: "load night" in server.done)
             clock.set("2026-11-22T12:00")
-            assert _eventually(lambda: "unload night" in server.done)
+            assert eventually(lambda: "unload night" in server.done)
             assert detector.detect(IMAGE).names == ("day",)
         assert server.loaded == {"day"}
 
@@ -333,10 +333,10 @@ class TestSwitching:
         server, clock = Server(), Clock()
         with self.detector(server, clock) as detector:
             clock.set("2026-11-22T19:59")
-            assert _eventually(lambda: detector._next is not None)
+            assert eventually(lambda: detector._next is not None)
             server.loaded.discard("night")
             clock.set("2026-11-22T20:00")
-            assert _eventually(lambda: detector.detect(IMAGE).names == ("night",))
+            assert eventually(lambda: detector.detect(IMAGE).names == ("night",))
         assert server.done[:3] == ["load day", "load night", "load night"]
 
     def test_lost_model_is_loaded_again(self) -> None:
@@ -345,8 +345,8 @@ class TestSwitching:
             server.loaded.clear()
             with pytest.raises(ModelNotReadyError):
                 detector.detect(IMAGE)
-            assert _eventually(lambda: server.loaded == {"day"})
-            assert _eventually(lambda: detector.problem is None)
+            assert eventually(lambda: server.loaded == {"day"})
+            assert eventually(lambda: detector.problem is None)
             assert detector.detect(IMAGE).names == ("day",)
         assert "unload day" not in server.done
 
@@ -354,15 +354,15 @@ class TestSwitching:
         server, clock = Server(), Clock()
         with self.detector(server, clock) as detector:
             clock.set("2026-11-22T19:59")
-            assert _eventually(lambda: detector._next is not None)
+            assert eventually(lambda: detector._next is not None)
             server.loaded.discard("day")
             with pytest.raises(ModelNotReadyError):
                 detector.detect(IMAGE)
-            assert _eventually(lambda: "day" in server.loaded)
-            assert _eventually(lambda: not detector._is_lost)
+            assert eventually(lambda: "day" in server.loaded)
+            assert eventually(lambda: not detector._is_lost)
             assert detector.detect(IMAGE).names == ("day",)
             clock.set("2026-11-22T20:00")
-            assert _eventually(lambda: detector.model == "night")
+            assert eventually(lambda: detector.model == "night")
         assert server.done[:3] == ["load day", "load night", "load day"]
 
     def test_failure_that_nobody_expected_does_not_end_the_schedule(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -370,27 +370,27 @@ class TestSwitching:
         with self.detector(server, clock) as detector:
             server.refuses = ZeroDivisionError("surprise")
             clock.set("2026-11-22T20:00")
-            assert _eventually(lambda: "surprise" in caplog.text)
+            assert eventually(lambda: "surprise" in caplog.text)
             assert detector.detect(IMAGE).names == ("day",)
             server.refuses = None
-            assert _eventually(lambda: detector.detect(IMAGE).names == ("night",))
+            assert eventually(lambda: detector.detect(IMAGE).names == ("night",))
 
     def test_attempts_become_rare_and_end_with_success(self) -> None:
         server, clock = Server(), Clock()
         with self.detector(server, clock) as detector:
             server.refuses = InferenceError("no memory")
             clock.set("2026-11-22T20:00:00")
-            assert _eventually(clock.has_been_followed)
+            assert eventually(clock.has_been_followed)
             assert server.done.count("load night") == 1
             clock.set("2026-11-22T20:00:01")
-            assert _eventually(lambda: server.done.count("load night") == 2)
+            assert eventually(lambda: server.done.count("load night") == 2)
             clock.set("2026-11-22T20:00:02")
-            assert _eventually(clock.has_been_followed)
+            assert eventually(clock.has_been_followed)
             assert server.done.count("load night") == 2
             assert "no memory" in str(detector.problem)
             server.refuses = None
             clock.set("2026-11-22T21:00")
-            assert _eventually(lambda: detector.model == "night")
+            assert eventually(lambda: detector.model == "night")
 
     def test_many_threads_and_many_switches_never_meet_a_closed_detector(self) -> None:
         server, clock = Server(), Clock()
@@ -411,7 +411,7 @@ class TestSwitching:
             for day in range(10):
                 for hour, model in (("20:00", "night"), ("06:00", "day")):
                     clock.set(f"2026-12-{10 + day + (model == 'day')}T{hour}")
-                    assert _eventually(lambda model=model: detector.model == model)  # type: ignore[misc]
+                    assert eventually(lambda model=model: detector.model == model)  # type: ignore[misc]
             stop.set()
             for thread in threads:
                 thread.join()
@@ -423,12 +423,3 @@ class TestSwitching:
         with pytest.raises(ValueError, match="in seconds from 0"):
             ScheduledDetector(read_schedule("a=day"), server.connect, server, **wrong)  # type: ignore[arg-type]
         assert server.done == []
-
-
-def _eventually(is_so: Callable[[], bool]) -> bool:
-    give_up = time.monotonic() + 60
-    while not is_so():
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(0.02)
-    return True

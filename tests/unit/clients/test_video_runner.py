@@ -18,6 +18,7 @@ from clients.video.reader import ReadOptions
 from clients.video.runner import Result, RunOptions, StreamRunner
 from clients.video.sources import sources_from
 from tests.videos import NumberDetector, numbered_video
+from tests.waiting import eventually
 
 FAST = ReadOptions(drops_nothing=True)
 
@@ -78,7 +79,7 @@ def test_one_slow_answer_holds_up_a_bounded_number_of_others(tmp_path: Path) -> 
 
     def before(number: int) -> None:
         if number == 0:
-            assert _eventually(lambda: len(detector.asked) >= 4)
+            assert eventually(lambda: len(detector.asked) >= 4)
             # Three are answered and held for the first: a fifth would come now.
             time.sleep(0.2)
             asked_meanwhile.extend(number for number, _ in detector.asked)
@@ -298,12 +299,3 @@ def test_a_run_without_an_answer_took_its_time_too(tmp_path: Path) -> None:
     (tmp_path / "v.mp4").write_bytes(b"no video")
     runner, _ = run([tmp_path / "v.mp4"], NumberDetector())
     assert runner.seconds > 0
-
-
-def _eventually(is_so: Callable[[], bool]) -> bool:
-    give_up = time.monotonic() + 60
-    while not is_so():
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(0.02)
-    return True

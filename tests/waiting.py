@@ -1,0 +1,16 @@
+"""Waiting for what comes true by itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+def eventually(is_so: Callable[[], bool]) -> bool:
+    """Whether it comes true before patience ends."""
+    give_up = time.monotonic() + 60
+    while not is_so():
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.02)
+    return True
