@@ -30,7 +30,7 @@ from benchmarks.load.points import ClientTimes, ClosedLoop, Load, LoadPoint, Ope
 from benchmarks.load.windows import LoadWindow, point_of
 from benchmarks.perf_tools import INSTALL, NAME, Program, find_program
 from builder.errors import ServerError, SpecError
-from builder.server import SHARED_MEMORY
+from builder.server_regions import SHARED_MEMORY
 from clients.contract import INPUT, OUTPUT
 from clients.errors import one_line
 from clients.wire.address import address_from

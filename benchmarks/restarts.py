@@ -74,7 +74,7 @@ def restart_under_load(
 
 def _segments() -> Iterator[str]:
     """Files of this process's clients and servers."""
-    for owner in ("yolo_triton_client", "yolo_triton"):
+    for owner in ("yolo_triton_client", "yolo_triton_server"):
         yield from (path.name for path in SHARED_MEMORY.glob(f"{owner}_{os.getpid()}_*"))
 
 

@@ -8,14 +8,12 @@ import http.client
 import json
 import math
 import os
-import secrets
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self, TextIO
 
@@ -23,6 +21,7 @@ from builder.errors import ServerError
 from builder.listening import listening_ports
 from builder.model_processes import ModelProcesses
 from builder.server_options import ServerOptions, check_ports, check_repository, ipv4_address
+from builder.server_regions import new_prefix, remove_left_behind, remove_regions
 from builder.tritonserver import Installation, crash_words, failure_reason, find_tritonserver
 
 # Not a preexec_fn: it runs between fork and exec, where a thread of the parent's (gRPC's, torch's) may hold any lock.
@@ -48,7 +47,6 @@ WATCH_S = 1.0
 DRAIN_S = 10
 """How long tritonserver may take for the requests in flight; it is killed twice that long after SIGTERM."""
 LOG_TAIL_LINES = 1000
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- Triton's Python backend has its regions there
 
 SHARED_MEMORY_BYTES = 32 << 20
 """Each instance's region to begin with; a file on tmpfs, whose pages are taken only when they are used."""
@@ -77,8 +75,8 @@ class TritonServer:
         self._model_processes: ModelProcesses | None = None
         self._log: collections.deque[str] = collections.deque(maxlen=LOG_TAIL_LINES)
         self._log_reader: threading.Thread | None = None
-        # The prefix tells this server's regions from another's when they have to be removed after a crash.
-        self._region_prefix = f"yolo_triton_{os.getpid()}_{secrets.token_hex(4)}_"
+        # Tells this server's regions from another's when they have to be removed after a crash.
+        self._region_prefix = new_prefix()
 
     def __enter__(self) -> Self:
         """Start the server."""
@@ -131,6 +129,7 @@ class TritonServer:
         self._address = ipv4_address(options.host)
         check_ports(self._address, options)
         installation = find_tritonserver()
+        remove_left_behind()
         started = time.monotonic()
         try:
             self._process = self._spawn(installation)
@@ -185,8 +184,7 @@ class TritonServer:
         process.wait()
         if self._log_reader is not None:
             self._log_reader.join()
-        for region in SHARED_MEMORY.glob(f"{self._region_prefix}*"):
-            region.unlink(missing_ok=True)
+        remove_regions(self._region_prefix)
 
     def models(self, *, timeout_s: float = 30.0) -> list[ModelState]:
         """Name, version and state of every model that the server knows."""

@@ -32,7 +32,7 @@ def pictures(tmp_path):
     return paths
 
 
-OWNED = re.compile(r"yolo_triton_(?:client_|benchmark_)?(?P<pid>\d+)_")
+OWNED = re.compile(r"yolo_triton_(?:client|server|benchmark)_(?P<pid>\d+)_")
 
 
 def regions(pid=None):

@@ -31,7 +31,7 @@ from clients import (
     ImageError,
     InferenceError,
 )
-from clients.memory.regions import SHARED_MEMORY
+from clients.memory.regions import SHARED_MEMORY, unlink_left_behind
 from clients.selection import Selection
 from tests.conftest import FreePorts, StartServer
 from tests.integration.test_client import (
@@ -88,6 +88,7 @@ def url(server: TritonServer, request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(server: TritonServer) -> Iterator[None]:
+    unlink_left_behind()  # of runs that were killed
     yield
     assert segments() == []
     assert regions(server) == set()

@@ -171,7 +171,7 @@ def processes_naming(folder):
 
 
 def regions_of(pid):
-    return list(Path("/dev/shm").glob(f"yolo_triton_{pid}_*"))
+    return list(Path("/dev/shm").glob(f"yolo_triton_server_{pid}_*"))
 
 
 def waiting_requests(server, model):
@@ -575,6 +575,20 @@ def test_serve_does_not_outlive_kill_9(serving, tmp_path):
     assert len(processes_naming(tmp_path)) >= 2
     process.kill()
     wait_until(lambda: processes_naming(tmp_path) == [] and regions_of(process.pid) == [])
+
+
+def test_what_serve_and_its_server_left_when_both_were_killed_is_removed_by_the_next(serving, tmp_path, free_ports):
+    process, _ = serving
+    # Standing still, it cannot clear up after its server.
+    process.send_signal(signal.SIGSTOP)
+    os.killpg(os.getpgid(model_process(process.pid, tmp_path)), signal.SIGKILL)
+    wait_until(lambda: processes_naming(tmp_path) == [])
+    process.kill()
+    process.wait()
+    assert regions_of(process.pid) != []
+    ports = dict(zip(("http_port", "grpc_port", "metrics_port"), free_ports(3), strict=True))
+    with TritonServer(ServerOptions(repository=tmp_path, config_name="cpu", **ports)):
+        assert regions_of(process.pid) == []
 
 
 def test_a_further_signal_does_not_disturb_the_shutdown(serving, tmp_path):
