@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Sequence
 
 from builder.signals import Interrupted
@@ -21,29 +22,32 @@ def launch(argv: Sequence[str], *, processes: int, max_restarts: int, grace_s: f
     """
     import logging
 
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # Its warnings name the processes that a signal was passed on to, and its errors repeat what they have said.
     logging.disable(logging.ERROR)
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=RUN_ID,
-        max_restarts=max_restarts,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
-        shutdown_timeout=int(grace_s) + _SLACK_S,
-        signals_to_handle="SIGTERM,SIGINT",
-    )
-    try:
-        elastic_launch(config, sys.executable)("-m", "trainer", *argv)
-    except SignalException as e:
-        raise Interrupted(int(e.sigval)) from e
-    except ChildFailedError as e:
-        code = e.get_first_failure()[1].exitcode
-        return code if code > 0 else 128 - code
+    # torch makes a folder for logs though none are asked for, and leaves it.
+    with tempfile.TemporaryDirectory(prefix="trainer_") as folder:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id=RUN_ID,
+            max_restarts=max_restarts,
+            rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0",
+            local_addr="127.0.0.1",
+            shutdown_timeout=int(grace_s) + _SLACK_S,
+            signals_to_handle="SIGTERM,SIGINT",
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )
+        try:
+            elastic_launch(config, sys.executable)("-m", "trainer", *argv)
+        except SignalException as e:
+            raise Interrupted(int(e.sigval)) from e
+        except ChildFailedError as e:
+            code = e.get_first_failure()[1].exitcode
+            return code if code > 0 else 128 - code
     return 0

@@ -79,7 +79,14 @@ def test_other_number_of_processes_goes_on_and_says_what_changes(training: Train
     assert steps_of(run) == 18
 
 
-def test_process_without_any_validation_image_holds_nobody_up(training: Training, tmp_path: Path) -> None:
+def test_process_without_any_validation_image_holds_nobody_up(
+    training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     # Six images in batches of five are one for the first process, one for the second, and none for the third.
     said = training.finish(tmp_path / "run", "--devices", "cpu,cpu,cpu", "--batch", "8", "--epochs", "1")
     assert "mAP50-95" in said
+    # torch's cache of compiled code is there for the next run.
+    assert [path for path in temporary.iterdir() if not path.name.startswith("torchinductor_")] == []
