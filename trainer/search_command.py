@@ -100,7 +100,7 @@ def search_of(arguments: argparse.Namespace) -> Search:
     Raises:
         SpecError: the request, the space or a trial's settings are wrong, or it would make the search another.
         DataError: the data cannot be trained on.
-        WeightsError: what a trial begins from is not there or does not fit, or its teacher is not there.
+        WeightsError: what a trial begins from, or its teacher, is not there or does not fit.
     """
     from trainer.data import read_training_data
 
@@ -126,17 +126,19 @@ def search_of(arguments: argparse.Namespace) -> Search:
 
 
 def _check_starts(settings: Sequence[TrainSettings], names: Sequence[str]) -> None:
-    """Pass where a training can begin from what each of the trials names, and its teacher is there."""
+    """Pass where a training can begin from what each of the trials names, and learn from the teacher it names."""
     from trainer.libraries import quiet_ultralytics
 
     quiet_ultralytics()
-    from trainer.starting_weights import starting_weights
-    from trainer.teacher import with_known_teacher
+    import torch
 
-    for weights, model, allow_partial in {(each.weights, each.model, each.allow_partial): None for each in settings}:
-        starting_weights(weights=weights, model=model, names=names, allow_partial=allow_partial)
-    for each in {each.teacher: each for each in settings}.values():
-        with_known_teacher(each)
+    from trainer.starting_weights import starting_weights
+    from trainer.teacher import Teacher, with_known_teacher
+
+    for each in {(one.weights, one.model, one.allow_partial, one.teacher): one for one in settings}.values():
+        start = starting_weights(weights=each.weights, model=each.model, names=names, allow_partial=each.allow_partial)
+        if each.teacher:
+            Teacher(with_known_teacher(each), start.module, names, torch.device("cpu"))
 
 
 def _new(arguments: argparse.Namespace, given: dict[str, Any]) -> Search:

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.trainings import write_network
 from trainer.cli import main, parser
 from trainer.search.record import EarlyStopping, Room, Search
 from trainer.search.space import Dimension, Kind, Space
 from trainer.search_command import _share, search_of
 from trainer.settings import TrainSettings
+
+SAMPLE = Path("examples/shapes/shapes.pt")
 
 
 @pytest.fixture
@@ -71,6 +74,17 @@ def test_a_searched_network_that_is_not_there_is_told_too(
     fixed = ("--data", str(dataset), "--epochs", "3", "--trials", "8")
     assert main(["search", "--run", str(run), "--space", str(space), *fixed]) == 1
     assert "yolo11nn.yaml" in capsys.readouterr().err
+    assert not run.exists()
+
+
+def test_a_teacher_that_does_not_fit_is_told_before_a_trial_is_begun(
+    dataset: Path, space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, student = tmp_path / "search", write_network(tmp_path)
+    fixed = ("--data", str(dataset), "--epochs", "3", "--trials", "2", "--model", str(student))
+    assert main(["search", "--run", str(run), "--space", str(space), *fixed, "--teacher", str(SAMPLE)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "at the strides 8, 16, 32, the student at 8, 16" in line
     assert not run.exists()
 
 
