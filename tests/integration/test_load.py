@@ -102,7 +102,7 @@ def test_a_closed_loop_is_measured_by_either_protocol(perf_analyzer, server, tar
     assert point.failed == 0
     assert 0 < point.usage.cpu_share <= 1.05
     assert point.usage.server_memory_bytes > 10**7
-    assert regions() == before
+    assert regions() <= before
 
 
 @pytest.mark.parametrize("distribution", ["constant", "poisson"])
@@ -218,7 +218,7 @@ def test_sigterm_leaves_no_region_and_no_program(perf_analyzer, server, picture)
     finally:
         process.kill()
         process.wait()
-    assert regions() == before
+    assert regions() <= before
     assert programs() == []
 
 
