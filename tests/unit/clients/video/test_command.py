@@ -18,7 +18,7 @@ from clients.video import command as stream_command
 from clients.video.runner import Result
 from tests.videos import NumberDetector, numbered_video
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 HEAVY = "{'av', 'cv2', 'numpy', 'rich', 'prometheus_client', 'supervision', 'grpc', 'tritonclient', 'trackers'}"
 
 

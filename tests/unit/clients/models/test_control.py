@@ -28,7 +28,7 @@ from clients.selection import EVERYTHING, Selection
 from clients.wire.transport import Cancellation
 from tests.waiting import eventually
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 HEAVY = "{'graphql', 'aiohttp', 'grpc', 'tritonclient', 'cv2', 'numpy', 'asyncio'}"
 
 

@@ -28,7 +28,7 @@ from clients.memory.regions import (
 from clients.memory.ring import SharedMemoryRing
 from clients.wire.steps import Pause, Steps
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 T = TypeVar("T")
 
 CONTRACT = Contract(model="m", version="", size_hw=(8, 16), names=("a",), max_batch_size=8, max_detections=3)
