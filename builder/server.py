@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import http.client
 import json
@@ -11,15 +10,15 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import NoReturn, Self, TextIO
+from typing import NoReturn, Self
 
 from builder.errors import ServerError
 from builder.listening import listening_ports
 from builder.model_processes import ModelProcesses
+from builder.server_log import ServerLog
 from builder.server_options import ServerOptions, check_ports, check_repository, ipv4_address
 from builder.server_regions import new_prefix, remove_left_behind, remove_regions
 from builder.tritonserver import Installation, crash_words, failure_reason, find_tritonserver
@@ -46,7 +45,6 @@ WATCH_S = 1.0
 """How often ``wait`` looks after the model processes."""
 DRAIN_S = 10
 """How long tritonserver may take for the requests in flight; it is killed twice that long after SIGTERM."""
-LOG_TAIL_LINES = 1000
 
 SHARED_MEMORY_BYTES = 32 << 20
 """Each instance's region to begin with; a file on tmpfs, whose pages are taken only when they are used."""
@@ -73,8 +71,7 @@ class TritonServer:
         self._address = ""
         self._process: subprocess.Popen[str] | None = None
         self._model_processes: ModelProcesses | None = None
-        self._log: collections.deque[str] = collections.deque(maxlen=LOG_TAIL_LINES)
-        self._log_reader: threading.Thread | None = None
+        self._log = ServerLog(options.log_file)
         # Tells this server's regions from another's when they have to be removed after a crash.
         self._region_prefix = new_prefix()
 
@@ -153,7 +150,7 @@ class TritonServer:
             dead = self._model_processes.dead()
             # A process that is being unloaded is dead for a moment, until Triton collects it.
             for pid in suspects & dead.keys():
-                said = crash_words(self._log)
+                said = crash_words(self._log.lines)
                 killed = dead[pid].signal_number == signal.SIGKILL
                 hint = said or ("the system does that when memory runs out" if killed else "")
                 raise ServerError(
@@ -182,8 +179,7 @@ class TritonServer:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        if self._log_reader is not None:
-            self._log_reader.join()
+        self._log.wait()
         remove_regions(self._region_prefix)
 
     def models(self, *, timeout_s: float = 30.0) -> list[ModelState]:
@@ -206,7 +202,7 @@ class TritonServer:
         return "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104 -- compared, not bound
 
     def _spawn(self, installation: Installation) -> subprocess.Popen[str]:
-        log_file = self._open_log_file()
+        log_file = self._log.open()
         process = subprocess.Popen(
             [*_DYING_WITH_PARENT, str(os.getpid()), str(installation.executable), *self._arguments(installation)],
             env={**os.environ, **installation.environment},
@@ -218,8 +214,8 @@ class TritonServer:
             # A Ctrl-C in the terminal reaches this process only, which then stops the server in order.
             start_new_session=True,
         )
-        self._log_reader = threading.Thread(target=self._read_log, args=(process, log_file), daemon=True)
-        self._log_reader.start()
+        assert process.stdout is not None
+        self._log.follow(process.stdout, log_file)
         return process
 
     def _arguments(self, installation: Installation) -> list[str]:
@@ -253,30 +249,6 @@ class TritonServer:
             arguments += [f"--load-model={model}" for model in options.models]
         return [*arguments, *options.extra_args]
 
-    def _open_log_file(self) -> TextIO | None:
-        if self.options.log_file is None:
-            return None
-        try:
-            return self.options.log_file.open("w", buffering=1)
-        except OSError as error:
-            raise ServerError(
-                f"expected to write tritonserver's log to {self.options.log_file}, got: {error.strerror}; "
-                "choose another file"
-            ) from error
-
-    def _read_log(self, process: subprocess.Popen[str], log_file: TextIO | None) -> None:
-        assert process.stdout is not None
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(process.stdout)
-            if log_file:
-                stack.enter_context(log_file)
-            for line in process.stdout:
-                self._log.append(line.rstrip())
-                if log_file:
-                    # A full disk costs the log, not the server, which would stand still if nobody read its output.
-                    with contextlib.suppress(OSError):
-                        log_file.write(line)
-
     def _wait_until_ready(self, process: subprocess.Popen[str], deadline: float) -> None:
         while not self._is_ready():
             self._check()
@@ -285,7 +257,7 @@ class TritonServer:
             if time.monotonic() > deadline:
                 raise ServerError(
                     f"expected every model to be ready within {self.options.ready_timeout_s:g} s, they are not; "
-                    f"tritonserver's last word: {failure_reason(self._log)}"
+                    f"tritonserver's last word: {failure_reason(self._log.lines)}"
                 )
 
     def _is_ready(self) -> bool:
@@ -320,10 +292,9 @@ class TritonServer:
         return None
 
     def _died(self, exit_code: int) -> ServerError:
-        if self._log_reader is not None:
-            # A model process that outlives the server holds the pipe open.
-            self._log_reader.join(timeout=1)
+        # A model process that outlives the server holds the pipe open.
+        self._log.wait(1)
         how = (
             f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with exit code {exit_code}"
         )
-        return ServerError(f"tritonserver {how}: {failure_reason(self._log)}")
+        return ServerError(f"tritonserver {how}: {failure_reason(self._log.lines)}")
