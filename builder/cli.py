@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     _add(commands, "build", "build_command", "weights -> a version of a model repository")
     _add(commands, "plan", "plan_command", "add the TensorRT plan of this machine's GPU to a published model")
     _add(commands, "memory", "memory_command", "what a model takes of a GPU's memory, and how many streams fit")
-    _add(commands, "doctor", "doctor_command", "find in a repository what would fail to load")
+    _add(commands, "doctor", "doctor.command", "find in a repository what would fail to load")
     _add(commands, "evaluate", "evaluate", "accuracy of weights, a published version, or a served model")
     _add(commands, "gpus", "gpus_command", "the GPUs that a build can aim at, and this machine's")
     _add_verify(commands.add_parser("verify", help="compare a repository with its manifests"))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import builder.backends
-from builder.doctor import diagnose
-from builder.doctor_findings import Severity
+from builder.doctor.diagnosis import diagnose
+from builder.doctor.findings import Severity
 from builder.errors import ServerError
 from builder.server import ServerOptions, TritonServer
 from tests.published import publish_shapes

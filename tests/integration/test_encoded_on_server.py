@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from builder.artifacts import OnnxModel, TensorSpec
-from builder.doctor import diagnose
+from builder.doctor.diagnosis import diagnose
 from builder.ensemble import encoded_models
 from builder.repository import publish, publish_content
 from builder.server import TritonServer

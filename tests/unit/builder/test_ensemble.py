@@ -13,7 +13,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from builder.artifacts import Head, OnnxModel, TensorSpec
-from builder.doctor import diagnose
+from builder.doctor.diagnosis import diagnose
 from builder.ensemble import DECODE_MODULES, SELECT_MODULES, ExtraModel, encoded_models
 from builder.errors import SpecError
 from builder.repository import publish_content

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from builder.doctor_findings import Finding, fails, warning
-from builder.doctor_model import Model
+from builder.doctor.findings import Finding, fails, warning
+from builder.doctor.model import Model
 
 CHECK = "dead-link"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from builder.doctor_findings import Finding, Target, fails
-from builder.doctor_graph import BACKENDS
-from builder.doctor_model import Config, Model
+from builder.doctor.findings import Finding, Target, fails
+from builder.doctor.graph import BACKENDS
+from builder.doctor.model import Config, Model
 from builder.memory import GB, MemoryBudget
 
 

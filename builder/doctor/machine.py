@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from builder.doctor_findings import Finding, fails, warning
+from builder.doctor.findings import Finding, fails, warning
 from builder.gpus import LOWEST_COMPUTE_CAPABILITY, GpuTarget
 from builder.releases import TritonRelease, parts, releases
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from builder.doctor_findings import Finding, Target, fails, warning
-from builder.doctor_model import Config, Model, VersionFolder
+from builder.doctor.findings import Finding, Target, fails, warning
+from builder.doctor.model import Config, Model, VersionFolder
 from builder.gpus import GpuTarget
 from builder.plan_header import PlanHeader, PlanKind, read_plan_header
 from builder.plans import AMPERE, PlanRecord

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.doctor import diagnose, examine
-from builder.doctor_findings import Severity, Target
+from builder.doctor.diagnosis import diagnose, examine
+from builder.doctor.findings import Severity, Target
 from builder.engine import HardwareCompatibility
 from builder.errors import RepositoryError, SpecError
 from builder.gpus import find_gpu, known_gpus

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.doctor_findings import Finding, fails, warning
-from builder.doctor_model import Config, Model, VersionFolder
+from builder.doctor.findings import Finding, fails, warning
+from builder.doctor.model import Config, Model, VersionFolder
 
 # What the graph computes; a plan is built from the graph beside it.
 BACKENDS = ("onnxruntime", "tensorrt")

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from builder.doctor_config import BUILD_AGAIN, check_config, check_model
-from builder.doctor_findings import Examination, Finding, Severity, Target, warning
-from builder.doctor_graph import check_accelerator, check_graph
-from builder.doctor_links import CHECK as DEAD_LINK
-from builder.doctor_links import check_links, check_repository_links
-from builder.doctor_machine import check_driver, check_gpus, check_release
-from builder.doctor_memory import check_memory
-from builder.doctor_model import Model, VersionFolder, read_models
-from builder.doctor_plans import PlanChecks, released_by
-from builder.doctor_warmup import check_warmup
+from builder.doctor.config import BUILD_AGAIN, check_config, check_model
+from builder.doctor.findings import Examination, Finding, Severity, Target, warning
+from builder.doctor.graph import check_accelerator, check_graph
+from builder.doctor.links import CHECK as DEAD_LINK
+from builder.doctor.links import check_links, check_repository_links
+from builder.doctor.machine import check_driver, check_gpus, check_release
+from builder.doctor.memory import check_memory
+from builder.doctor.model import Model, VersionFolder, read_models
+from builder.doctor.plans import PlanChecks, released_by
+from builder.doctor.warmup import check_warmup
 from builder.errors import RepositoryError
 from builder.gpus import GpuTarget
 from builder.manifest import check_version, record_of

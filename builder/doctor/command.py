@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from builder.doctor_findings import Examination, Target
+    from builder.doctor.findings import Examination, Target
     from builder.gpus import GpuTarget
 
 
@@ -36,8 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
         RepositoryError: there is no such repository, or it holds no model.
         SpecError: there is no such release, GPU or driver.
     """
-    from builder.doctor import examine
-    from builder.doctor_findings import Target
+    from builder.doctor.diagnosis import examine
+    from builder.doctor.findings import Target
     from builder.releases import find_release, parts
 
     if arguments.driver is not None:
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def lines(seen: Examination, target: Target) -> list[str]:
     """The report: what was found, what could not be checked, and how it ended."""
-    from builder.doctor_findings import Severity
+    from builder.doctor.findings import Severity
 
     told = [str(finding) for finding in seen.findings]
     told += [f"not checked: {reason}" for reason in seen.unchecked]

@@ -16,7 +16,7 @@ from builder.plans import PlanRecord
 from builder.releases import parts
 
 if TYPE_CHECKING:
-    from builder.doctor_findings import Target
+    from builder.doctor.findings import Target
 
 ModelConfig: TypeAlias = Any
 """tritonclient's protobuf message, which has no type stubs."""

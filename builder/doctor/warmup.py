@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from builder.doctor_findings import Finding, fails, warning
-from builder.doctor_model import Config, Model, VersionFolder
+from builder.doctor.findings import Finding, fails, warning
+from builder.doctor.model import Config, Model, VersionFolder
 
 # Where a first request compiles, tunes or allocates; a Python step of an ensemble mostly does not.
 COLD_BACKENDS = ("onnxruntime", "tensorrt")

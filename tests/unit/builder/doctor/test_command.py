@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from builder import doctor_command
+from builder.doctor import command as doctor_command
 from builder.errors import RepositoryError, SpecError
 from builder.nvml import NoGpuError, read_devices
 from tests.plans import plan_with_filler
@@ -132,7 +132,7 @@ def test_a_missing_repository_is_one_error(doctor, tmp_path):
 
 def test_the_flags_import_nothing_heavy():
     code = (
-        "import argparse, sys; from builder import doctor_command; "
+        "import argparse, sys; from builder.doctor import command as doctor_command; "
         "doctor_command.add_arguments(argparse.ArgumentParser()); "
         "print(sorted({'onnx', 'numpy', 'tritonclient', 'google', 'yaml', 'pydantic'} & set(sys.modules)))"
     )

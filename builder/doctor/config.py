@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Iterator
 from pathlib import Path
 
-from builder.doctor_findings import Finding, fails, warning
-from builder.doctor_model import DEFAULT_FILES, PLATFORMS, Config, Model
+from builder.doctor.findings import Finding, fails, warning
+from builder.doctor.model import DEFAULT_FILES, PLATFORMS, Config, Model
 
 BUILD_AGAIN = "build the model again: python -m builder build"
 # What the images of NVIDIA hold; the last two have images of their own.
