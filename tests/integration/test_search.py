@@ -47,6 +47,15 @@ def wait_for_checkpoint(process: subprocess.Popen[str], run: Path, trial: int, s
         time.sleep(0.01)
 
 
+def wait_until_it_stands(path: Path, for_s: float = 3.0) -> None:
+    """Until a file has not grown for a while."""
+    size, since_s = -1, time.monotonic()
+    while time.monotonic() - since_s < for_s:
+        if (now := path.stat().st_size) != size:
+            size, since_s = now, time.monotonic()
+        time.sleep(0.05)
+
+
 def processes_of(session: int) -> set[str]:
     found = set()
     for path in Path("/proc").glob("[0-9]*/stat"):
@@ -76,10 +85,15 @@ def test_cut_search_goes_on_where_it_was(tmp_path: Path) -> None:
     # The first seven steps at least were not trained again.
     assert int(first.split("resumed from ")[1].split(" steps done")[0].split()[-1]) >= 7
     assert trials_of(run)[0]["state"] == "done"
+    # Standing still, it does not hear of the epoch that ends next; interrupted, it never will.
+    os.kill(process.pid, signal.SIGSTOP)
+    wait_until_it_stands(run / "trials/0002/steps.csv")
     os.kill(process.pid, signal.SIGTERM)
+    os.kill(process.pid, signal.SIGCONT)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, said
     assert "1 trial(s) are saved" in said
+    assert "has not left in time" not in said
     assert "SIGTERM: left before step" in (run / "trials/0002.log").read_text()
     assert processes_of(process.pid) == set()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import signal
+import threading
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ from trainer.settings import TrainSettings, settings_from_json
 
 LEAVE = ".leave"
 """A file among the trials' folders: who sees it saves and leaves. A signal would not reach other machines."""
+_LOOK_S = 0.1
+"""How often a trial that waits for the search looks whether it is to leave."""
 _FORMER_GONE_S = 60.0
 """A search that was killed may leave a trial behind for a moment, which writes to the same folder."""
 
@@ -36,11 +39,11 @@ def run_trial(config: Mapping[str, int], requests: Mapping[int, Mapping[str, Any
         with locked(lock_of(folder), _FORMER_GONE_S), log.open("a", encoding="utf-8", buffering=1) as lines:
             if leave.exists():
                 return {"ended": "cut"}
-            told = _Told()
-            for row in _rows(folder / "results.csv"):
-                told.tell(row)
             interruption = Interruption(settings.grace_s)
+            told = _Told(interruption)
             with interruption.asked_by(lambda: signal.SIGTERM if leave.exists() else 0):
+                for row in _rows(folder / "results.csv"):
+                    told.tell(row)
                 return _train(settings, interruption, told, lines)
     except OSError as e:
         return {"ended": "failed", "reason": f"{e.filename or folder}: {e.strerror or e}"}
@@ -49,17 +52,36 @@ def run_trial(config: Mapping[str, int], requests: Mapping[int, Mapping[str, Any
 class _Told:
     """What Ray Tune knows of the trial."""
 
-    def __init__(self) -> None:
+    def __init__(self, interruption: Interruption) -> None:
+        self._interruption = interruption
         self._epoch = 0
 
     def tell(self, row: Mapping[str, Any]) -> None:
-        """Tell a new epoch's figure; returns when the trial may go on, and leaves the thread where it may not."""
-        from ray import tune
-
+        """Tell a new epoch's figure; returns when the trial may go on or is to leave, raises where it is stopped."""
         epoch, fitness = int(float(row["epoch"])), row.get(FITNESS)
         if epoch > self._epoch and fitness not in (None, ""):
             self._epoch = epoch
-            tune.report({"epoch": epoch, "fitness": float(fitness or 0.0)})
+            self._report({"epoch": epoch, "fitness": float(fitness or 0.0)})
+
+    def _report(self, figures: dict[str, Any]) -> None:
+        """Wait in a thread: a search that is interrupted hears nothing more, and the trial has to leave."""
+        from ray import tune
+
+        ended: list[BaseException] = []
+
+        def report() -> None:
+            try:
+                tune.report(figures)
+            except BaseException as e:
+                # Of early stopping's it is a SystemExit.
+                ended.append(e)
+
+        reporting = threading.Thread(target=report, name="report", daemon=True)
+        reporting.start()
+        while reporting.is_alive() and not self._interruption.number:
+            reporting.join(_LOOK_S)
+        for each in ended:
+            raise each
 
 
 def _train(settings: TrainSettings, interruption: Interruption, told: _Told, lines: Any) -> dict[str, Any]:

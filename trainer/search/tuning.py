@@ -227,8 +227,11 @@ def _wait_until_left(search: Search, trials: Sequence[Trial], say: Callable[[str
     say(f"interrupted: {len(running)} trial(s) are saved; --resume goes on with the search")
     until_s = time.monotonic() + search.settings.grace_s + _SLACK_S
     for trial in running:
-        with contextlib.suppress(TimeoutError), locked(lock_of(search.runs / trial.name), until_s - time.monotonic()):
-            pass
+        try:
+            with locked(lock_of(search.runs / trial.name), until_s - time.monotonic()):
+                pass
+        except TimeoutError:
+            say(f"trial {trial.number} has not left in time: it goes on from its newest checkpoint")
 
 
 def _reason(trial: Any) -> str:
