@@ -1,11 +1,17 @@
-"""Whose memory regions in /dev/shm are removed: this user's dead servers', and nobody else's."""
+"""Whose memory regions in /dev/shm are removed: this user's dead servers', and nobody else's.
 
+Another run's server may start at any moment, and remove what no process names.
+"""
+
+import contextlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from builder.server_regions import SHARED_MEMORY, new_prefix, remove_left_behind, remove_regions
+from tests.waiting import eventually
 
 REGION = "01234567-89ab-cdef-0123-456789abcdef"
 
@@ -26,32 +32,37 @@ def region():
         path.unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("named", ["{prefix}", "--backend-config=python,shm-region-prefix-name={prefix}"])
-def test_regions_stay_while_a_process_names_their_server(region, named):
-    prefix = new_prefix()
-    path = region(prefix)
-    asleep = [sys.executable, "-c", "import time; time.sleep(600)", named.format(prefix=prefix)]
-    process = subprocess.Popen(asleep)
+@contextlib.contextmanager
+def process_of(prefix, argument="{prefix}"):
+    """A process whose command line names the prefix."""
+    named = argument.format(prefix=prefix)
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", named])
     try:
-        remove_left_behind()
-        assert path.exists()
+        # For a moment a process that has just been started has no command line.
+        assert eventually(lambda: named.encode() in Path(f"/proc/{process.pid}/cmdline").read_bytes())
+        yield
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("argument", ["{prefix}", "--backend-config=python,shm-region-prefix-name={prefix}"])
+def test_regions_stay_while_a_process_names_their_server(region, argument):
+    prefix = new_prefix()
+    with process_of(prefix, argument):
+        path = region(prefix)
+        remove_left_behind()
+        assert path.exists()
     remove_left_behind()
     assert not path.exists()
 
 
 def test_of_two_servers_of_one_process_only_the_dead_ones_are_removed(region):
     dead, alive = new_prefix(), new_prefix()
-    paths = region(dead), region(alive)
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", alive])
-    try:
+    with process_of(alive):
+        paths = region(dead), region(alive)
         remove_left_behind()
         assert [path.exists() for path in paths] == [False, True]
-    finally:
-        process.kill()
-        process.wait()
 
 
 def other_container(prefix):
@@ -68,6 +79,7 @@ def test_what_may_be_anothers_stays(region, change):
 
 def test_a_servers_own_are_removed_and_no_others(region):
     ended, other = new_prefix(), new_prefix()
-    paths = region(ended), region(other)
-    remove_regions(ended)
-    assert [path.exists() for path in paths] == [False, True]
+    with process_of(other):
+        paths = region(ended), region(other)
+        remove_regions(ended)
+        assert [path.exists() for path in paths] == [False, True]
