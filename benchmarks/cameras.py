@@ -182,12 +182,13 @@ def _sampling(sample: Callable[[], None]) -> Iterator[None]:
             sample()
 
     thread = threading.Thread(target=repeat, name="memory")
-    thread.start()
     try:
+        thread.start()
         yield
     finally:
         stop.set()
-        thread.join()
+        if thread.is_alive():
+            thread.join()
 
 
 def _resident_bytes(pid: int) -> int:

@@ -8,12 +8,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
-from benchmarks.reporting import add_output, add_reporting, positive, progress, reported
+from benchmarks.reporting import add_output, add_reporting, checked_at_progress, positive, progress, reported
 from builder.console import DEFAULT_REPOSITORY
 from builder.errors import BuilderError
+from builder.signals import Interrupted, interrupted_by
 from clients.errors import ClientError
 
 ROOMS: tuple[str, ...] = (
@@ -33,26 +32,22 @@ ROOMS: tuple[str, ...] = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code: 0 done, 1 failed, 2 a wrong request, 3 a target missed under --check."""
-    # The default action would leave the regions of shared memory and the temporary folders behind.
-    signal.signal(signal.SIGTERM, _terminated)
     arguments = parser().parse_args(argv)
     arguments.argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        code: int = arguments.run(arguments)
+        # The default action would leave the regions of shared memory and the temporary folders behind.
+        with interrupted_by(signal.SIGINT, signal.SIGTERM) as interruption, checked_at_progress(interruption.check):
+            code: int = arguments.run(arguments)
     except BuilderError as e:
         print(f"error: {e}", file=sys.stderr)
         return e.exit_code
     except ClientError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as e:
         print("interrupted; nothing was reported", file=sys.stderr)
-        return 130
+        return e.exit_code if isinstance(e, Interrupted) else 128 + signal.SIGINT
     return code
-
-
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)
 
 
 def parser() -> argparse.ArgumentParser:

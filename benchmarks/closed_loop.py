@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -42,9 +43,9 @@ class _Run:
         ]
 
     def window(self, images_per_call: int) -> Window:
-        for thread in self._threads:
-            thread.start()
         try:
+            for thread in self._threads:
+                thread.start()
             self._start.wait()
             opens = time.perf_counter() + self._settle_s
             closes = opens + self._duration_s
@@ -54,8 +55,11 @@ class _Run:
             closes = time.perf_counter()
         finally:
             self._stop.set()
+            # Interrupted before all have come, they would wait for one another for ever.
+            self._start.abort()
             for thread in self._threads:
-                thread.join()
+                if thread.is_alive():
+                    thread.join()
         if self._failures:
             raise self._failures[0]
         latencies_s = tuple(end - start for start, end in self._calls if opens < end <= closes)
@@ -65,7 +69,8 @@ class _Run:
         return sum(end > moment for _, end in self._calls)
 
     def _repeat(self, call: Call, picture: int) -> None:
-        self._start.wait()
+        with contextlib.suppress(threading.BrokenBarrierError):
+            self._start.wait()
         try:
             while not self._stop.is_set():
                 start = time.perf_counter()

@@ -54,10 +54,9 @@ class OtherLoad:
             # proc(5): state, parent, group and session follow the name in parentheses; fields 14 and 15 are the times,
             # 16 and 17 those of children that have ended, as a program that makes the load has.
             fields = text.rpartition(")")[2].split()
-            if int(path.parent.name) == os.getpid():
+            if int(path.parent.name) == os.getpid() or int(fields[3]) in self._sessions:
+                # One that ends, as a model's process that is unloaded, leaves its time to its parent.
                 ticks += sum(map(int, fields[11:15]))
-            elif int(fields[3]) in self._sessions:
-                ticks += int(fields[11]) + int(fields[12])
         return ticks / CLOCK_TICKS_PER_S
 
 

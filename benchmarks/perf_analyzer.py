@@ -14,6 +14,7 @@ import math
 import os
 import re
 import shlex
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,7 @@ from benchmarks.load.windows import LoadWindow, point_of
 from benchmarks.perf_tools import INSTALL, NAME, Program, find_program
 from builder.errors import ServerError, SpecError
 from builder.server_regions import SHARED_MEMORY
+from builder.signals import held_back
 from clients.contract import INPUT, OUTPUT
 from clients.errors import one_line
 from clients.wire.address import address_from
@@ -182,16 +184,23 @@ class PerfAnalyzer:
     def _run(self, command: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
         program = self._program
         try:
-            return subprocess.run(
-                command,
-                check=False,
-                capture_output=True,
-                # A refusal may quote what was sent.
-                errors="replace",
-                text=True,
-                timeout=timeout_s,
-                env={**os.environ, **program.environment},
-            )
+            with contextlib.ExitStack() as stack:
+                # A signal as it starts would leave it behind, and the regions that it makes.
+                with held_back(signal.SIGINT, signal.SIGTERM):
+                    process = stack.enter_context(
+                        subprocess.Popen(
+                            command,
+                            stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE,
+                            # A refusal may quote what was sent.
+                            errors="replace",
+                            text=True,
+                            env={**os.environ, **program.environment},
+                        )
+                    )
+                    stack.callback(process.kill)
+                said, complained = process.communicate(timeout=timeout_s)
+                return subprocess.CompletedProcess(command, process.returncode, said, complained)
         except OSError as error:
             raise SpecError(f"{program.executable}: cannot be run ({error.strerror}); {INSTALL}") from error
         except subprocess.TimeoutExpired as error:

@@ -131,10 +131,15 @@ def measure_queue_policy(
             progress(f"tritonserver is ready after {server.ready_after_s:.1f} s")
             others = OtherLoad(server.pid)
             loads = [_Load(server.grpc_url, name, rate_per_s, duration_s) for name in names]
-            for load in loads:
-                load.start()
-            for load in loads:
-                load.join()
+            try:
+                for load in loads:
+                    load.start()
+                for load in loads:
+                    load.join()
+            finally:
+                # Interrupted, this process would stay until all requests were sent.
+                for load in loads:
+                    load.stopping.set()
             return QueuePolicyReport(
                 rate_per_s=rate_per_s,
                 duration_s=duration_s,
@@ -149,6 +154,8 @@ class _Load(threading.Thread):
 
     def __init__(self, url: str, model: str, rate_per_s: float, duration_s: float) -> None:
         super().__init__()
+        self.stopping = threading.Event()
+        """Set, it sends nothing more, and waits for nothing."""
         self._url, self._model, self._rate_per_s, self._duration_s = url, model, rate_per_s, duration_s
         self._latencies_s: list[float] = []
         self._errors = 0
@@ -164,12 +171,14 @@ class _Load(threading.Thread):
         with grpcclient.InferenceServerClient(self._url.removeprefix("grpc://")) as client:
             due = start = time.perf_counter()
             while (due := due + numbers.expovariate(self._rate_per_s)) < start + self._duration_s:
-                time.sleep(max(0.0, due - time.perf_counter()))
+                if self.stopping.wait(max(0.0, due - time.perf_counter())):
+                    return
                 client.async_infer(self._model, [tensor], self._answered(time.perf_counter()))
                 self._sent += 1
             deadline = time.perf_counter() + PATIENCE_S
             while len(self._latencies_s) + self._errors < self._sent and time.perf_counter() < deadline:
-                time.sleep(0.01)
+                if self.stopping.wait(0.01):
+                    return
 
     def row(self, policy: str, instances: int) -> Row:
         """The figures."""

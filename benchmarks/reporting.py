@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -134,6 +135,21 @@ def as_json(value: object) -> str:
     return json.dumps(value, indent=2) + "\n"
 
 
+_checks: list[Callable[[], None]] = []
+
+
+@contextlib.contextmanager
+def checked_at_progress(check: Callable[[], None]) -> Iterator[None]:
+    """Have ``check`` called at each line of progress: what it raises ends the measurement."""
+    _checks.append(check)
+    try:
+        yield
+    finally:
+        _checks.remove(check)
+
+
 def progress(line: str) -> None:
     """A line for those who wait; what is printed on stdout are the figures."""
+    for check in _checks:
+        check()
     print(line, file=sys.stderr, flush=True)

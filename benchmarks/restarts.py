@@ -117,11 +117,12 @@ def _load(detectors: Sequence[Detector], frames: Sequence[NDArray[np.uint8]], ou
                 stop.wait(RETRY_S)
 
     threads = [threading.Thread(target=call, args=(number,)) for number in range(KILL_CALLERS * len(detectors))]
-    for thread in threads:
-        thread.start()
     try:
+        for thread in threads:
+            thread.start()
         yield
     finally:
         stop.set()
         for thread in threads:
-            thread.join()
+            if thread.is_alive():
+                thread.join()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks.cli import main
+from benchmarks.queue_policy import POLICIES
 from tests.tiny_model import write_tiny_model
 
 
@@ -47,7 +48,8 @@ def test_overhead_reports_every_arrangement_with_figures_that_fit_together(repos
     argv = ["overhead", "--model", "tiny", "--repository", str(repository), "--json", str(path)]
     argv += ["--repeats", "2", "--duration-s", "0.3", "--settle-s", "0.05", "--images", *map(str, pictures)]
     assert main(argv) == 0
-    assert regions(os.getpid()) == before
+    # Its server removes what a killed run left, which may have had the same process id.
+    assert regions(os.getpid()) <= before
 
     report = json.loads(path.read_text())
     assert report["benchmark"] == "overhead"
@@ -122,6 +124,22 @@ def test_sigterm_leaves_no_region_and_no_server(repository, pictures):
     assert not [each for each in Path("/proc").glob("[0-9]*/cmdline") if names(each, repository)]
 
 
+def test_sigterm_ends_a_load_that_has_long_to_go():
+    argv = ["queue-policy", "--rate", "20", "--duration-s", "600"]
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks", *argv], stderr=subprocess.PIPE, text=True)
+    try:
+        for line in process.stderr:
+            if "tritonserver is ready" in line:
+                break
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
 def names(cmdline, repository):
     try:
         return os.fsencode(repository) in cmdline.read_bytes()
@@ -129,7 +147,13 @@ def names(cmdline, repository):
         return False
 
 
-def test_queue_policy_answers_every_request_of_every_row(tmp_path, capsys):
+def test_queue_policy_answers_every_request_of_every_row(tmp_path, capsys, monkeypatch):
+    # On a loaded machine a request may wait for longer than the second that is measured.
+    limit, patience = "microseconds: 1000000 ", "microseconds: 60000000 "
+    patient = {name: text.replace(limit, patience) for name, text in POLICIES.items()}
+    assert patient != POLICIES
+    monkeypatch.setattr("benchmarks.queue_policy.POLICIES", patient)
+    monkeypatch.setattr("benchmarks.queue_policy.PATIENCE_S", 60.0)
     assert main(["queue-policy", "--rate", "20", "--duration-s", "2", "--json", str(tmp_path / "figures.json")]) == 0
     rows = json.loads((tmp_path / "figures.json").read_text())["rows"]
     assert [(row["policy"], row["instances"]) for row in rows] == [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import logging
@@ -31,7 +32,7 @@ from clients import (
     ImageError,
     InferenceError,
 )
-from clients.memory.regions import SHARED_MEMORY, unlink_left_behind
+from clients.memory.regions import SHARED_MEMORY, is_left_behind, unlink_left_behind
 from clients.selection import Selection
 from tests.conftest import FreePorts, StartServer
 from tests.integration.test_client import (
@@ -95,7 +96,16 @@ def nothing_is_left(server: TritonServer) -> Iterator[None]:
 
 
 def segments() -> list[str]:
-    return [path.name for path in SHARED_MEMORY.glob("yolo_triton_client*")]
+    """Files of this process, of those that it has started, and of killed ones: other runs have theirs for a moment."""
+    found = [path.name for path in SHARED_MEMORY.glob("yolo_triton_client*")]
+    return [name for name in found if is_left_behind(name) or os.getpid() in family(int(name.split("_")[3]))]
+
+
+def family(pid: int) -> set[int]:
+    """A process and its parent; nobody where it has ended."""
+    with contextlib.suppress(OSError):
+        return {pid, int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])}
+    return set()
 
 
 def regions(server: TritonServer) -> set[str]:

@@ -56,6 +56,21 @@ def test_a_failing_caller_stops_the_others_and_its_error_is_raised():
     assert set(threading.enumerate()) <= before
 
 
+def test_interrupted_before_every_caller_has_come_it_leaves_none(monkeypatch):
+    wait = threading.Barrier.wait
+
+    def interrupted(barrier, timeout=None):
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        return wait(barrier, timeout)
+
+    before = set(threading.enumerate())
+    monkeypatch.setattr(threading.Barrier, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure([lambda _: None] * 3, settle_s=60, duration_s=60)
+    assert set(threading.enumerate()) <= before
+
+
 def test_a_window_stays_open_until_a_first_answer_came():
     window = measure([lambda _: time.sleep(0.1)], settle_s=0.001, duration_s=0.01)
     assert window.images >= 1

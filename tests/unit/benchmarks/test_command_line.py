@@ -1,11 +1,15 @@
 """python -m benchmarks: bad input is one line and a non-zero exit code, and asking for help loads nothing heavy."""
 
+import argparse
+import signal
 import subprocess
 import sys
 
 import pytest
 
+from benchmarks import cli
 from benchmarks.cli import main
+from benchmarks.reporting import progress
 
 
 @pytest.mark.parametrize(
@@ -71,3 +75,23 @@ def test_help_loads_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+class Dying:
+    """Gets a signal as it is collected, where the interpreter drops whatever is raised."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_that_the_interpreter_drops_ends_a_benchmark_at_its_next_line(monkeypatch, capsys):
+    def run(arguments):
+        Dying()
+        progress("one turn more")
+        return 0
+
+    command = argparse.ArgumentParser()
+    command.set_defaults(run=run)
+    monkeypatch.setattr(cli, "parser", lambda: command)
+    assert main([]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "interrupted; nothing was reported\n"

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from builder.signals import Interrupted, interrupted_by
+from builder.signals import Interrupted, held_back, interrupted_by
 
 LOST = """
 import os, signal
@@ -89,3 +89,24 @@ def test_a_process_that_is_started_after_the_first_signal_can_be_ended_by_anothe
         with subprocess.Popen(["sleep", "60"]) as process:
             process.terminate()
     assert process.returncode == -signal.SIGTERM
+
+
+def test_a_signal_that_is_held_back_comes_at_the_blocks_end():
+    done = []
+
+    def cut():
+        with held_back(signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(signal.SIGTERM)
+            done.append("what must not be cut")
+        done.append("too late")
+
+    with interrupted_by(signal.SIGTERM), pytest.raises(Interrupted):
+        cut()
+    assert done == ["what must not be cut"]
+
+
+def test_held_back_changes_nothing_where_no_signal_comes():
+    before = signal.getsignal(signal.SIGTERM)
+    with held_back(signal.SIGTERM):
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -88,6 +88,22 @@ def test_the_load_of_others_is_a_share_of_the_machine() -> None:
     assert 0 <= others.share() <= 1.05
 
 
+def test_the_time_of_a_sessions_process_stays_its_own_when_that_ends() -> None:
+    code = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"
+    command = ["sh", "-c", f"{sys.executable} -c '{code}'; echo; read end"]
+    shell = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, bufsize=0)
+    with shell:
+        assert shell.stdin
+        assert shell.stdout
+        shell.stdout.readline()
+        others = OtherLoad(shell.pid)
+        before_s = others._read_own_s()
+        shell.stdin.write(b"\n")
+        shell.stdout.readline()
+        assert others._read_own_s() >= before_s >= 0.3
+        shell.stdin.write(b"\n")
+
+
 def test_a_python_without_roboflows_server_is_a_reason(tmp_path: Path) -> None:
     with (
         pytest.raises(PeerError, match=r"its server ended with 1: ModuleNotFoundError: No module named"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,8 +84,8 @@ def perform(steps: Steps[T]) -> T:
 
 
 def ours() -> list[str]:
-    """This process's files in /dev/shm."""
-    return [path.name for path in SHARED_MEMORY.glob(f"yolo_triton_client_{os.getpid()}_*")]
+    """This process's files in /dev/shm: one of another container may have had its number."""
+    return [path.name for path in SHARED_MEMORY.glob(f"{new_name().rpartition('_')[0]}_*")]
 
 
 @pytest.fixture
