@@ -28,7 +28,7 @@ class Interruption:
         """The signal's; 0: none has come."""
         self._grace_s = grace_s
         self._came_s = 0.0
-        self._training = False
+        self._training, self._over = False, False
         self._timer: threading.Timer | None = None
         self._previous: dict[int, Any] = {}
         self._leaving = contextlib.ExitStack()
@@ -48,6 +48,7 @@ class Interruption:
         Raises:
             Interrupted: instead of that error.
         """
+        self._over = True
         if self._timer is not None:
             self._timer.cancel()
         for each, handler in self._previous.items():
@@ -57,19 +58,27 @@ class Interruption:
             # Where an import is interrupted, its C code may say that it failed.
             raise Interrupted(self.number) from error
 
-    def begin(self) -> None:
+    def begin(self, together: Callable[[int], int] = int) -> None:
         """From now on there is something to save.
+
+        ``together`` is given the signal that this process knows of, and gives the one that any process does: who left
+        alone would be waited for.
 
         Raises:
             Interrupted: the end was asked for before.
         """
-        if self.number:
-            raise Interrupted(self.number)
+        # A signal that comes while the others are asked is heeded at the first step.
         self._training = True
+        try:
+            if number := together(self.number):
+                raise Interrupted(number)
+        except BaseException:
+            self._training = False
+            raise
 
     def ask(self, number: int) -> None:
         """Have the training saved and left as by this signal; for a program that has the signals itself."""
-        if self.number:
+        if self.number or self._over:
             return
         self.number, self._came_s = number, time.monotonic()
         self._timer = threading.Timer(
@@ -100,8 +109,10 @@ class Interruption:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self._training:
+            if self.number and time.monotonic() - self._came_s < _SAME_S:
+                return  # what the first has set going, such as the removal of folders, is not disturbed
             # An exception that falls into an import's own callbacks is lost; ``begin`` raises it again.
-            self.number = self.number or number
+            self.number, self._came_s = self.number or number, time.monotonic()
             raise Interrupted(number)
         if self.number and time.monotonic() - self._came_s >= _SAME_S:
             _end(number, "a second signal: ended at once; the newest checkpoint stays")

@@ -91,7 +91,7 @@ class TrainingLoop(DetectionSetup):
         self.path.communication_s = exchange_seconds(self.group, bytes_of_gradients)
         self.optimizer.zero_grad()
         self._saved_step, self._saved_s = self._steps_done(), time.monotonic()
-        self.interruption.begin()
+        self.interruption.begin(lambda number: self.group.most([number])[0])
         try:
             while self.position.epoch < self.epochs and not self.stop:
                 self._epoch()

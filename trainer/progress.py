@@ -40,7 +40,7 @@ class Progress:
         """Add a line to steps.csv; ``step`` counts from 1."""
         values = {"step": step, **losses, "lr": learning_rate}
         with self._tolerant():
-            text = "" if self._steps.exists() else ",".join(values) + "\n"
+            text = "" if self._steps.exists() and self._steps.stat().st_size else ",".join(values) + "\n"
             with self._steps.open("a", encoding="utf-8") as file:
                 file.write(text + ",".join(f"{value:.9g}" for value in values.values()) + "\n")
 

@@ -55,7 +55,9 @@ class Desk:
 
     def begin(self, rank: int) -> int | None:
         """How often this worker has begun before; None where the training is over."""
-        if self._number or self._errors:
+        # A group of which one has begun begins whole, and leaves together: it would wait for who is missing.
+        anew = self._begun[rank] >= max(self._begun.values(), default=0)
+        if self._errors or (self._number and anew):
             self._left = self._left or self._number
             return None
         self._begun[rank] += 1

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import threading
 import time
@@ -76,7 +77,7 @@ def train_on_ray(settings: TrainSettings, *, address: str, workers: int, say: Ca
         fit = _Fit(request, workers=workers, per_worker=per_worker, storage=str(storage))
         signals.begin()
         _attend(fit, desk, signals, settings, say)
-        _end(fit, desk, settings)
+        _end(fit, desk, signals, settings)
 
 
 class _Fit(threading.Thread):
@@ -135,13 +136,16 @@ def _attend(
         fit.join(_ASK_S)
 
 
-def _end(fit: _Fit, desk: Remote, settings: TrainSettings) -> None:
+def _end(fit: _Fit, desk: Remote, signals: Interruption, settings: TrainSettings) -> None:
     """Pass where the training has come to its end."""
     outcome = desk.outcome()
     if outcome.error:
         raise outcome.error
     if outcome.number:
         raise Interrupted(outcome.number)
+    if fit.error is not None and signals.number:
+        # A worker that has not left within its grace is ended by itself.
+        raise Interrupted(signals.number)
     if fit.error is not None:
         raise _told(fit.error, settings) from fit.error
 
@@ -201,6 +205,10 @@ def _files(settings: TrainSettings) -> tuple[tuple[str, Path], ...]:
 def _marked(run: Path) -> Iterator[Path]:
     """A file beside the run's folder: a worker that sees it shares that file system."""
     run.parent.mkdir(parents=True, exist_ok=True)
+    for left in run.parent.iterdir():
+        # Of a command that was killed: whoever holds the run's lock is the only one that is alive.
+        if re.fullmatch(rf"\.{re.escape(run.name)}\.[0-9a-f]{{16}}", left.name):
+            left.unlink(missing_ok=True)
     mark = run.parent / f".{run.name}.{secrets.token_hex(8)}"
     mark.touch()
     try:

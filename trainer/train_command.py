@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from trainer.distribution import check_devices, parse_devices
-    from trainer.launch import launch
+    from trainer.launch import asked_by_its_end, launch
 
     settings, changes = settings_of(arguments)
     if arguments.ray is not None:
@@ -109,11 +109,14 @@ def _run(arguments: argparse.Namespace) -> int:
                 max_restarts=settings.max_restarts,
                 grace_s=settings.grace_s,
             )
+    from trainer.interruption import Interruption
     from trainer.run import train
 
     for change in changes:
         _say_on_main(f"changed: {change}")
-    train(settings, say=_say)
+    interruption = Interruption(settings.grace_s)
+    with interruption.asked_by(asked_by_its_end):
+        train(settings, say=_say, interruption=interruption)
     return 0
 
 

@@ -48,7 +48,14 @@ def test_workers_of_ray_die_leave_and_end_in_the_bits_of_torchrun(
     died_at = steps_of(run)
     wait_for_more(process, run, died_at + 2)
     everything = tree_of(process.pid)
+    # A fast machine would be done before the command has passed the signal on.
+    working = workers_of(process)
+    for pid in working:
+        os.kill(pid, signal.SIGSTOP)
     process.terminate()
+    time.sleep(2)
+    for pid in working:
+        os.kill(pid, signal.SIGCONT)
     said, _ = process.communicate(timeout=_PATIENCE_S)
     assert process.returncode == 128 + signal.SIGTERM, said
     lines = said.splitlines()

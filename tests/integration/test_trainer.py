@@ -17,6 +17,7 @@ from tests.trainings import (
     command_of,
     differing,
     kill,
+    lives,
     state_of,
     steps_of,
     tree_of,
@@ -65,18 +66,31 @@ def test_dead_worker_is_replaced_and_a_signal_saves(training: Training, two_proc
     assert differing(state_of(two_processes), state_of(run)) == []
 
 
-def test_other_number_of_processes_goes_on_and_says_what_changes(training: Training, tmp_path: Path) -> None:
+def test_processes_of_a_killed_launcher_leave(training: Training, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = training.start(run)
+    process = training.start(run, *TWO, "--epochs", "30")
     wait_for_step(process, run, 3)
+    workers = [pid for pid in tree_of(process.pid)[1:] if b"trainer" in command_of(pid)]
+    process.kill()
+    # They hold the pipe.
+    said, _ = process.communicate(timeout=120)
+    assert "SIGTERM: left before step" in said
+    assert [pid for pid in workers if lives(pid)] == []
+    assert steps_of(run) < 180
+
+
+def test_other_number_of_processes_goes_on_and_says_what_changes(training: Training, tmp_path: Path) -> None:
+    run, longer = tmp_path / "run", ("--epochs", "6")
+    process = training.start(run, *longer)
+    wait_for_step(process, run, 1)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT, said
 
-    said = training.finish(run, *TWO)
+    said = training.finish(run, *TWO, *longer)
     assert "changed: 2 process(es), were 1" in said
     assert "exchanging gradients and batch statistics" in said
-    assert steps_of(run) == 18
+    assert steps_of(run) == 36
 
 
 def test_process_without_any_validation_image_holds_nobody_up(

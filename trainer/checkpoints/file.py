@@ -228,10 +228,13 @@ def temporary_file(target: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes have not finished; only one training writes into a folder."""
+    """Remove what killed processes have not finished; only one training writes into a folder, and has not begun to.
+
+    A process that was killed may have had this one's number: in a container it mostly has.
+    """
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
-            left = path.name.startswith(".") and path.suffix == ".tmp" and f".{os.getpid()}." not in path.name
+            left = path.name.startswith(".") and path.suffix == ".tmp"
             if left or (path.suffix == ".pt" and NAME.fullmatch(path.stem) and not sidecar(path).exists()):
                 with contextlib.suppress(OSError):
                     path.unlink()

@@ -24,7 +24,7 @@ from trainer.checkpoints.remote import Remote, reason
 from trainer.checkpoints.retention import Retention
 from trainer.checkpoints.sealing import seal
 from trainer.checkpoints.stored import Stored, object_name, parse_stored, state_label
-from trainer.checkpoints.writer import Say, say_nothing
+from trainer.checkpoints.writer import Say, say_nothing, told_if_possible
 from trainer.errors import CheckpointError, StoreError
 
 _TOLD_AFTER = 3
@@ -72,7 +72,7 @@ class FsspecStore:
         say: Say = say_nothing,
     ) -> None:
         """With a key, all is sealed; ``say`` is told when the store fails and when it answers again."""
-        self._remote, self._keep, self._key, self._say = remote, keep, key, say
+        self._remote, self._keep, self._key, self._say = remote, keep, key, told_if_possible(say)
         self._retries = retries or Retries()
         self._changed = threading.Condition()
         self._waiting: list[_Upload] = []

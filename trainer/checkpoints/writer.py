@@ -35,12 +35,22 @@ def say_nothing(line: str) -> None:
     """For those whom nobody listens to."""
 
 
+def told_if_possible(say: Say) -> Say:
+    """``say`` for a thread that goes on where nothing can be said, as into a file on a full disk."""
+
+    def tell(line: str) -> None:
+        with contextlib.suppress(Exception):
+            say(line)
+
+    return tell
+
+
 class CheckpointWriter:
     """Takes copies of the training's state and has them on the disk; nothing it meets stops the training."""
 
     def __init__(self, folder: Path, keep: Retention, say: Say = say_nothing) -> None:
         """Write into ``folder``, which need not be there; ``say`` is told what was not written, once per cause."""
-        self._folder, self._keep, self._say = folder, keep, say
+        self._folder, self._keep, self._say = folder, keep, told_if_possible(say)
         self._stores: tuple[Store, ...] = ()
         self._changed = threading.Condition()
         self._waiting: tuple[Mapping[str, Any], CheckpointMeta] | None = None

@@ -45,6 +45,8 @@ def run_trial(config: Mapping[str, int], requests: Mapping[int, Mapping[str, Any
                 for row in _rows(folder / "results.csv"):
                     told.tell(row)
                 return _train(settings, interruption, told, lines)
+    except TimeoutError:
+        raise  # another has the folder still: the trial has not failed, and is tried again
     except OSError as e:
         return {"ended": "failed", "reason": f"{e.filename or folder}: {e.strerror or e}"}
 

@@ -7,16 +7,20 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from builder.errors import DataError, SpecError
+from builder.signals import Interrupted
 from trainer.cli import main
 from trainer.distribution import Process
 from trainer.errors import PeerLostError, TrainingError
+from trainer.interruption import Interruption
 from trainer.ray_desk import Desk
 from trainer.ray_runtime import check_address, started_ray
-from trainer.ray_training import _marked, _told
+from trainer.ray_training import _end, _marked, _told
 from trainer.ray_workers import Request, check_seen, folder_of
 from trainer.settings import TrainSettings
 
@@ -112,6 +116,28 @@ def test_mark_is_beside_the_run_and_goes(tmp_path: Path) -> None:
     assert list(mark.parent.iterdir()) == []
 
 
+def test_mark_of_a_killed_command_goes_with_the_next(tmp_path: Path) -> None:
+    (tmp_path / f".a.{'0f' * 8}").touch()
+    (tmp_path / ".a.lock").touch()
+    with _marked(tmp_path / "a"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [".a.lock"]
+
+
+def test_worker_that_was_cut_after_a_signal_is_told_as_the_signal(tmp_path: Path) -> None:
+    settings = TrainSettings(data=tmp_path / "data.yaml", run=tmp_path / "run", model="yolo11n.yaml")
+    signals = Interruption(grace_s=60)
+    fit: Any = SimpleNamespace(error=RuntimeError("worker 0 died"))
+    desk: Any = Desk()
+    with pytest.raises(TrainingError), signals:
+        _end(fit, desk, signals, settings)
+    with Interruption(grace_s=60) as signals:
+        signals.begin()
+        signals.ask(15)
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            _end(fit, desk, signals, settings)
+
+
 def test_desk_counts_beginnings_and_sends_nobody_to_work_after_the_end() -> None:
     desk = Desk()
     assert not desk.stop(0)
@@ -123,6 +149,12 @@ def test_desk_counts_beginnings_and_sends_nobody_to_work_after_the_end() -> None
     assert desk.stop(15)
     assert desk.begin(0) is None
     assert desk.outcome().number == 15
+
+    # The first to begin would wait in the group for the second.
+    desk = Desk()
+    assert desk.begin(0) == 0
+    assert desk.stop(15)
+    assert [desk.begin(1), desk.begin(0), desk.begin(1)] == [0, None, None]
 
     desk = Desk()
     desk.failed(1, SpecError("second"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from tests.trainings import differing, state_of
 from tests.unit.trainer.conftest import Train, interrupt_at, interrupt_validation
 from trainer.checkpoints.file import read_checkpoint
+from trainer.progress import Progress
 
 
 @pytest.mark.parametrize(
@@ -53,6 +56,33 @@ def test_signal_in_a_validation_is_heeded_there_and_the_validation_done_again(
 
     assert train(run, "--resume") == 0
     assert differing(state_of(whole_run), state_of(run)) == []
+
+
+def test_header_of_figures_comes_where_a_kill_has_left_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "steps.csv").touch()
+    progress = Progress(tmp_path, print)
+    progress.go_on_from(0, [])
+    progress.step(1, {"box_loss": 0.5}, 0.1)
+    assert (tmp_path / "steps.csv").read_text() == "step,box_loss,lr\n1,0.5,0.1\n"
+
+
+def test_death_of_a_process_that_loads_data_is_told_in_a_line(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainer.loop import TrainingLoop
+
+    record = TrainingLoop._record
+
+    def recorded(training: TrainingLoop, number: int, within: int) -> None:
+        record(training, number, within)
+        if number == 2:
+            (loader,) = multiprocessing.active_children()
+            loader.kill()
+            time.sleep(60)  # until torch hears of it
+
+    monkeypatch.setattr(TrainingLoop, "_record", recorded)
+    assert train(tmp_path / "run", "--workers-per-device", "1") == 1
+    assert "error: a process that loads data has died" in capsys.readouterr().err
 
 
 def test_frozen_stage_learns_nothing_and_the_next_one_does(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 from pathlib import Path
 
@@ -105,7 +106,8 @@ def test_full_disk_leaves_the_last_good_one_and_nothing_else(three: list[Path], 
 
 def test_what_killed_processes_have_left_is_swept(three: list[Path]) -> None:
     folder = three[0].parent
-    for name in (".e0003-s00000030.pt.1.tmp", ".e0003-s00000030.json.1.tmp", "e0003-s00000030.pt"):
+    mine = f".e0002-s00000020.pt.{os.getpid()}.tmp"  # of another container's process of this number
+    for name in (mine, ".e0003-s00000030.pt.1.tmp", ".e0003-s00000030.json.1.tmp", "e0003-s00000030.pt"):
         (folder / name).write_bytes(b"half")
     (folder / "notes.pt").write_bytes(b"the user's")
     before = set(three) | {sidecar(path) for path in three} | {folder / "notes.pt"}

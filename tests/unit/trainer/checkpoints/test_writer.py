@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -128,6 +129,21 @@ def test_what_cannot_be_written_is_told_once_and_the_next_may_be(tmp_path: Path)
     found = newest_valid(folder)
     assert found
     assert torch.equal(read_checkpoint(found.path)[0]["model"]["weight"], state_of(4)["model"]["weight"])
+
+
+def test_writer_goes_on_where_nothing_can_be_said(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.write_text("a file where the folder should be")
+
+    def say(line: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = CheckpointWriter(folder, Retention(), say=say)
+    write_failing(writer, 1)
+    folder.unlink()
+    writer.submit(state_of(2), meta_of(0, 2))
+    assert writer.close()
+    assert names(folder) == ["e0000-s00000002"]
 
 
 def write_failing(writer: CheckpointWriter, step: int) -> None:

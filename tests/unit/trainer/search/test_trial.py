@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from builder.durable import locked
 from tests.trainings import write_network
+from trainer.run_folder import lock_of
 from trainer.search.record import EarlyStopping, Search, State
 from trainer.search.space import Dimension, Kind, Space
 from trainer.search.trial import LEAVE, run_trial
@@ -38,6 +40,17 @@ def test_trial_that_comes_after_the_end_was_asked_for_does_not_begin(dataset: Pa
     (run.parent / LEAVE).touch()
     assert run_trial({"number": 4}, asked) == {"ended": "cut"}
     assert not run.exists()
+
+
+def test_trial_whose_folder_a_former_one_still_has_has_not_failed(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.search.trial._FORMER_GONE_S", 0.1)
+    run = tmp_path / "trials/0004"
+    asked = request(run, dataset, write_network(tmp_path))
+    # Ray Tune takes an error for a trial that has died, which --resume tries again.
+    with locked(lock_of(run), 0), pytest.raises(TimeoutError):
+        run_trial({"number": 4}, asked)
 
 
 @pytest.mark.parametrize(("reached", "decision"), [(0.55, "STOP"), (0.95, "CONTINUE")])
