@@ -105,13 +105,12 @@ def test_a_picture_that_cannot_be_read_is_one_line(repository, tmp_path, capsys)
     assert capsys.readouterr().err == f"error: --images: {tmp_path / 'empty.jpg'}: the file is empty\n"
 
 
-def test_sigterm_leaves_no_region_and_no_server(repository, pictures):
-    before = regions()
-    argv = ["overhead", "--model", "tiny", "--repository", str(repository), "--images", *map(str, pictures)]
+def terminated(*argv, after):
+    """The process id of a benchmark that has ended by a SIGTERM, a moment after it had said a line that begins so."""
     process = subprocess.Popen([sys.executable, "-m", "benchmarks", *argv], stderr=subprocess.PIPE, text=True)
     try:
         for line in process.stderr:
-            if line.startswith("turn 1 "):
+            if line.startswith(after):
                 break
         time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
@@ -120,24 +119,19 @@ def test_sigterm_leaves_no_region_and_no_server(repository, pictures):
         process.kill()
         process.wait()
         process.stderr.close()
-    assert regions(process.pid) <= before
+    return process.pid
+
+
+def test_sigterm_leaves_no_region_and_no_server(repository, pictures):
+    before = regions()
+    short_turns = ("--repeats", "50", "--duration-s", "0.3", "--settle-s", "0.05", "--images", *map(str, pictures))
+    pid = terminated("overhead", "--model", "tiny", "--repository", str(repository), *short_turns, after="turn 1 ")
+    assert regions(pid) <= before
     assert not [each for each in Path("/proc").glob("[0-9]*/cmdline") if names(each, repository)]
 
 
 def test_sigterm_ends_a_load_that_has_long_to_go():
-    argv = ["queue-policy", "--rate", "20", "--duration-s", "600"]
-    process = subprocess.Popen([sys.executable, "-m", "benchmarks", *argv], stderr=subprocess.PIPE, text=True)
-    try:
-        for line in process.stderr:
-            if "tritonserver is ready" in line:
-                break
-        time.sleep(0.2)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 128 + signal.SIGTERM
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
+    terminated("queue-policy", "--rate", "20", "--duration-s", "600", after="tritonserver is ready")
 
 
 def names(cmdline, repository):
