@@ -71,6 +71,8 @@ class Interruption:
         self._training = True
         try:
             if number := together(self.number):
+                # This process's own may be on its way, and is the same.
+                self.number, self._came_s = number, time.monotonic()
                 raise Interrupted(number)
         except BaseException:
             self._training = False

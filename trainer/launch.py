@@ -36,7 +36,10 @@ def launch(argv: Sequence[str], *, processes: int, max_restarts: int, grace_s: f
     try:
         # torch makes a folder for logs though none are asked for, and leaves it; it listens for signals only once it
         # starts processes, and never stops to.
-        with interrupted_by(signal.SIGTERM, signal.SIGINT), tempfile.TemporaryDirectory(prefix="trainer_") as folder:
+        with (
+            interrupted_by(signal.SIGTERM, signal.SIGINT) as interruption,
+            tempfile.TemporaryDirectory(prefix="trainer_") as folder,
+        ):
             config = LaunchConfig(
                 min_nodes=1,
                 max_nodes=1,
@@ -50,7 +53,9 @@ def launch(argv: Sequence[str], *, processes: int, max_restarts: int, grace_s: f
                 signals_to_handle="SIGTERM,SIGINT",
                 logs_specs=DefaultLogsSpecs(log_dir=folder),
             )
+            interruption.check()
             elastic_launch(config, sys.executable)("-m", "trainer", *argv)
+            interruption.check()
     except SignalException as e:
         raise Interrupted(int(e.sigval)) from e
     except ChildFailedError as e:

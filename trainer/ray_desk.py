@@ -36,6 +36,7 @@ class Desk:
         self._lines: list[str] = []
         self._shown: tuple[str, int, int] | None = None
         self._begun: Counter[int] = Counter()
+        self._group = ""
         self._number, self._left = 0, 0
         self._errors: dict[int, BuilderError] = {}
 
@@ -53,13 +54,13 @@ class Desk:
         self._lines, self._shown = [], None
         return news
 
-    def begin(self, rank: int) -> int | None:
-        """How often this worker has begun before; None where the training is over."""
+    def begin(self, rank: int, group: str) -> int | None:
+        """How often this worker of a group has begun before; None where the training is over."""
         # A group of which one has begun begins whole, and leaves together: it would wait for who is missing.
-        anew = self._begun[rank] >= max(self._begun.values(), default=0)
-        if self._errors or (self._number and anew):
+        if self._errors or (self._number and group != self._group):
             self._left = self._left or self._number
             return None
+        self._group = group
         self._begun[rank] += 1
         return self._begun[rank] - 1
 
@@ -114,9 +115,9 @@ class Remote:
         news: News = self._ask("take")
         return news
 
-    def begin(self, rank: int) -> int | None:
+    def begin(self, rank: int, group: str) -> int | None:
         """See Desk."""
-        restarts: int | None = self._ask("begin", rank)
+        restarts: int | None = self._ask("begin", rank, group)
         return restarts
 
     def stop(self, number: int) -> bool:

@@ -205,10 +205,11 @@ def _files(settings: TrainSettings) -> tuple[tuple[str, Path], ...]:
 def _marked(run: Path) -> Iterator[Path]:
     """A file beside the run's folder: a worker that sees it shares that file system."""
     run.parent.mkdir(parents=True, exist_ok=True)
-    for left in run.parent.iterdir():
-        # Of a command that was killed: whoever holds the run's lock is the only one that is alive.
-        if re.fullmatch(rf"\.{re.escape(run.name)}\.[0-9a-f]{{16}}", left.name):
-            left.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        for left in run.parent.iterdir():
+            # Of a command that was killed: whoever holds the run's lock is the only one that is alive.
+            if re.fullmatch(rf"\.{re.escape(run.name)}\.[0-9a-f]{{16}}", left.name):
+                left.unlink(missing_ok=True)
     mark = run.parent / f".{run.name}.{secrets.token_hex(8)}"
     mark.touch()
     try:

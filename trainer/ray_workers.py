@@ -54,7 +54,8 @@ def work(config: dict[str, Any]) -> None:
     context = get_context()
     rank = context.get_world_rank()
     desk = Remote(request.desk)
-    restarts = desk.begin(rank)
+    # Ray has a group meet at a port of its own, but a worker that is alone.
+    restarts = desk.begin(rank, os.environ.get("MASTER_PORT", str(os.getpid())))
     if restarts is None:
         return  # a signal or an error has ended the training while Ray started its workers anew
     goes_on = request.settings.resume or restarts > 0

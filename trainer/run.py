@@ -19,7 +19,7 @@ from trainer.checkpoints.retention import Retention
 from trainer.checkpoints.writer import CheckpointWriter
 from trainer.data import TrainData, read_training_data
 from trainer.distribution import Group, Process, is_of_exchange, joined, this_process
-from trainer.errors import CheckpointError, PeerLostError, TrainingError
+from trainer.errors import CheckpointError, PeerLostError
 from trainer.interruption import Interruption
 from trainer.libraries import quiet_environment, quiet_ultralytics
 from trainer.results import Results
@@ -108,9 +108,10 @@ class _Run:
             return self._train()
         except RuntimeError as e:
             if str(e).startswith("DataLoader worker"):
-                # torch raises it at whatever the main thread is at.
-                raise TrainingError(
-                    f"a process that loads data has died: {e} --resume goes on from the newest checkpoint."
+                # On a main thread torch raises it at whatever that is at. Started anew, the process may live.
+                raise PeerLostError(
+                    f"a process that loads data has died: {str(e).strip().rstrip('.')}. --resume goes on from the "
+                    "newest checkpoint."
                 ) from e
             if self._group.process.world == 1 or not is_of_exchange(e):
                 raise

@@ -88,7 +88,7 @@ def _asked_at_once(taking_part: Field) -> Iterator[None]:
     """Have all servers begin to stop where the benchmark is interrupted: each takes seconds."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
+    except KeyboardInterrupt:
         terminate(session for contestant in taking_part.contestants for session in contestant.sessions)
         raise
 

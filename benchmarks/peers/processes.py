@@ -54,7 +54,7 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the process."""
-        self.close(at_once=kind is not None and issubclass(kind, KeyboardInterrupt | SystemExit))
+        self.close(at_once=kind is not None and issubclass(kind, KeyboardInterrupt))
 
     @property
     def pid(self) -> int:

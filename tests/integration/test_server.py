@@ -583,11 +583,11 @@ def test_what_serve_and_its_server_left_when_both_were_killed_is_removed_by_the_
     process, _ = serving
     # Standing still, it cannot clear up after its server.
     process.send_signal(signal.SIGSTOP)
+    assert regions_of(process.pid) != []
     os.killpg(os.getpgid(model_process(process.pid, tmp_path)), signal.SIGKILL)
     wait_until(lambda: processes_naming(tmp_path) == [])
     process.kill()
     process.wait()
-    assert regions_of(process.pid) != []
     ports = dict(zip(("http_port", "grpc_port", "metrics_port"), free_ports(3), strict=True))
     with TritonServer(ServerOptions(repository=tmp_path, config_name="cpu", **ports)):
         assert regions_of(process.pid) == []

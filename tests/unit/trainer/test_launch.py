@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import tempfile
@@ -29,6 +30,7 @@ def launched(act: Callable[[], None], folder: Path, monkeypatch: pytest.MonkeyPa
 def _handlers() -> Any:
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     yield
+    logging.disable(logging.NOTSET)  # a launch is its program's last act
     for each, handler in before.items():
         signal.signal(each, handler)
 

@@ -141,25 +141,25 @@ def test_worker_that_was_cut_after_a_signal_is_told_as_the_signal(tmp_path: Path
 def test_desk_counts_beginnings_and_sends_nobody_to_work_after_the_end() -> None:
     desk = Desk()
     assert not desk.stop(0)
-    assert [desk.begin(0), desk.begin(1), desk.begin(0)] == [0, 0, 1]
+    assert [desk.begin(0, "a"), desk.begin(1, "a"), desk.begin(0, "b")] == [0, 0, 1]
     desk.say("a")
     desk.say("b")
     assert desk.take().lines == ("a", "b")
     assert desk.take().lines == ()
     assert desk.stop(15)
-    assert desk.begin(0) is None
+    assert desk.begin(0, "c") is None
     assert desk.outcome().number == 15
 
-    # The first to begin would wait in the group for the second.
+    # The first to begin would wait in the group for the second; where the group has died, nobody does.
     desk = Desk()
-    assert desk.begin(0) == 0
+    assert desk.begin(0, "a") == 0
     assert desk.stop(15)
-    assert [desk.begin(1), desk.begin(0), desk.begin(1)] == [0, None, None]
+    assert [desk.begin(1, "a"), desk.begin(1, "b"), desk.begin(0, "b")] == [0, None, None]
 
     desk = Desk()
     desk.failed(1, SpecError("second"))
     desk.failed(0, DataError("first"))
-    assert desk.begin(0) is None
+    assert desk.begin(0, "a") is None
     assert str(desk.outcome().error) == "first"
 
 
