@@ -45,12 +45,15 @@ def test_an_error_of_a_library_is_told_with_its_kind() -> None:
 def test_interrupted_benchmark_ends_a_client_that_is_busy_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     # It would end by itself when its request has timed out, after 60 s.
     monkeypatch.setattr("benchmarks.peers.processes.END_S", 600)
+    # A shell has what it starts in the background ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         spec = {"kind": "roboflow", "port": silent.getsockname()[1], "model": "m", "names": [], "pictures": [__file__]}
         threading.Thread(target=interrupt_when_connected, args=(silent,), daemon=True).start()
         with pytest.raises(KeyboardInterrupt), Worker(spec) as worker:
             worker.ask("boxes")
         assert worker._process.returncode == -signal.SIGKILL
+    signal.signal(signal.SIGINT, before)
 
 
 def interrupt_when_connected(server: socket.socket) -> None:
