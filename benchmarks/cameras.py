@@ -29,6 +29,7 @@ from benchmarks.clients_report import CameraRun
 from benchmarks.clients_work import Frames, Subject
 from benchmarks.figures import percentile_ms
 from benchmarks.machine import PROC
+from benchmarks.threads import running
 from builder.errors import ServerError
 
 CAPACITY_S = 20.0
@@ -181,14 +182,8 @@ def _sampling(sample: Callable[[], None]) -> Iterator[None]:
         while not stop.wait(SAMPLE_S):
             sample()
 
-    thread = threading.Thread(target=repeat, name="memory")
-    try:
-        thread.start()
+    with running([threading.Thread(target=repeat, name="memory")], stop.set):
         yield
-    finally:
-        stop.set()
-        if thread.is_alive():
-            thread.join()
 
 
 def _resident_bytes(pid: int) -> int:

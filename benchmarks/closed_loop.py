@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from benchmarks.figures import Window
+from benchmarks.threads import running
 
 POLL_S = 0.01
 
@@ -43,9 +44,7 @@ class _Run:
         ]
 
     def window(self, images_per_call: int) -> Window:
-        try:
-            for thread in self._threads:
-                thread.start()
+        with running(self._threads, self._end):
             self._start.wait()
             opens = time.perf_counter() + self._settle_s
             closes = opens + self._duration_s
@@ -53,17 +52,15 @@ class _Run:
                 if self._stop.wait(max(closes - time.perf_counter(), POLL_S)):
                     break
             closes = time.perf_counter()
-        finally:
-            self._stop.set()
-            # Interrupted before all have come, they would wait for one another for ever.
-            self._start.abort()
-            for thread in self._threads:
-                if thread.is_alive():
-                    thread.join()
         if self._failures:
             raise self._failures[0]
         latencies_s = tuple(end - start for start, end in self._calls if opens < end <= closes)
         return Window(duration_s=closes - opens, images=len(latencies_s) * images_per_call, latencies_s=latencies_s)
+
+    def _end(self) -> None:
+        self._stop.set()
+        # Interrupted before all have come, they would wait for one another for ever.
+        self._start.abort()
 
     def _ended_since(self, moment: float) -> int:
         return sum(end > moment for _, end in self._calls)

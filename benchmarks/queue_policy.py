@@ -21,6 +21,7 @@ from benchmarks.figures import percentile_ms
 from benchmarks.machine import OtherLoad, environment, other_load_text
 from benchmarks.served import server_version, triton_server
 from benchmarks.tables import key_values, table
+from benchmarks.threads import running
 from builder.errors import ServerError
 
 POLICIES = {
@@ -130,16 +131,12 @@ def measure_queue_policy(
         with triton_server(Path(folder), *names) as server:
             progress(f"tritonserver is ready after {server.ready_after_s:.1f} s")
             others = OtherLoad(server.pid)
-            loads = [_Load(server.grpc_url, name, rate_per_s, duration_s) for name in names]
-            try:
-                for load in loads:
-                    load.start()
+            stopping = threading.Event()
+            loads = [_Load(server.grpc_url, name, rate_per_s, duration_s, stopping) for name in names]
+            # Interrupted, this process would stay until all requests were sent.
+            with running(loads, stopping.set):
                 for load in loads:
                     load.join()
-            finally:
-                # Interrupted, this process would stay until all requests were sent.
-                for load in loads:
-                    load.stopping.set()
             return QueuePolicyReport(
                 rate_per_s=rate_per_s,
                 duration_s=duration_s,
@@ -150,12 +147,11 @@ def measure_queue_policy(
 
 
 class _Load(threading.Thread):
-    """Sends requests at random times, whether or not the earlier ones are answered."""
+    """Sends requests at random times, whether or not the earlier ones are answered, until it is ``stopping``."""
 
-    def __init__(self, url: str, model: str, rate_per_s: float, duration_s: float) -> None:
+    def __init__(self, url: str, model: str, rate_per_s: float, duration_s: float, stopping: threading.Event) -> None:
         super().__init__()
-        self.stopping = threading.Event()
-        """Set, it sends nothing more, and waits for nothing."""
+        self._stopping = stopping
         self._url, self._model, self._rate_per_s, self._duration_s = url, model, rate_per_s, duration_s
         self._latencies_s: list[float] = []
         self._errors = 0
@@ -171,13 +167,13 @@ class _Load(threading.Thread):
         with grpcclient.InferenceServerClient(self._url.removeprefix("grpc://")) as client:
             due = start = time.perf_counter()
             while (due := due + numbers.expovariate(self._rate_per_s)) < start + self._duration_s:
-                if self.stopping.wait(max(0.0, due - time.perf_counter())):
+                if self._stopping.wait(max(0.0, due - time.perf_counter())):
                     return
                 client.async_infer(self._model, [tensor], self._answered(time.perf_counter()))
                 self._sent += 1
             deadline = time.perf_counter() + PATIENCE_S
             while len(self._latencies_s) + self._errors < self._sent and time.perf_counter() < deadline:
-                if self.stopping.wait(0.01):
+                if self._stopping.wait(0.01):
                     return
 
     def row(self, policy: str, instances: int) -> Row:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.clients_report import Restarts
 from benchmarks.served import triton_server
+from benchmarks.threads import running
 from clients import ClientError, Detector
 from clients.memory.regions import SHARED_MEMORY
 
@@ -117,12 +118,5 @@ def _load(detectors: Sequence[Detector], frames: Sequence[NDArray[np.uint8]], ou
                 stop.wait(RETRY_S)
 
     threads = [threading.Thread(target=call, args=(number,)) for number in range(KILL_CALLERS * len(detectors))]
-    try:
-        for thread in threads:
-            thread.start()
+    with running(threads, stop.set):
         yield
-    finally:
-        stop.set()
-        for thread in threads:
-            if thread.is_alive():
-                thread.join()

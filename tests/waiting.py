@@ -14,3 +14,8 @@ def eventually(is_so: Callable[[], bool]) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Return when it is so; fail where it does not come true."""
+    assert eventually(lambda: bool(condition())), "it never came true"

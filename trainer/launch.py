@@ -7,13 +7,16 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
+from builder.durable import scratch_folder, sweep
 from builder.signals import Interrupted, interrupted_by
 
 RUN_ID = "trainer"
 """What torch tells the processes that this started, beside what they are."""
 _LAUNCHER = "TRAINER_LAUNCHER"
 """Of the environment: the process that has started this one for a device."""
+_FOLDER = "trainer-"
 _SLACK_S = 15
 """What the processes have beyond their own grace before they are killed."""
 
@@ -32,13 +35,15 @@ def launch(argv: Sequence[str], *, processes: int, max_restarts: int, grace_s: f
 
     # Its warnings name the processes that a signal was passed on to, and its errors repeat what they have said.
     logging.disable(logging.ERROR)
+    parent = Path(tempfile.gettempdir())
+    sweep(parent, _FOLDER)
     os.environ[_LAUNCHER] = str(os.getpid())
     try:
         # torch makes a folder for logs though none are asked for, and leaves it; it listens for signals only once it
         # starts processes, and never stops to.
         with (
             interrupted_by(signal.SIGTERM, signal.SIGINT) as interruption,
-            tempfile.TemporaryDirectory(prefix="trainer_") as folder,
+            scratch_folder(parent, _FOLDER) as folder,
         ):
             config = LaunchConfig(
                 min_nodes=1,
@@ -51,7 +56,7 @@ def launch(argv: Sequence[str], *, processes: int, max_restarts: int, grace_s: f
                 local_addr="127.0.0.1",
                 shutdown_timeout=int(grace_s) + _SLACK_S,
                 signals_to_handle="SIGTERM,SIGINT",
-                logs_specs=DefaultLogsSpecs(log_dir=folder),
+                logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
             )
             interruption.check()
             elastic_launch(config, sys.executable)("-m", "trainer", *argv)

@@ -143,10 +143,10 @@ def _end(fit: _Fit, desk: Remote, signals: Interruption, settings: TrainSettings
         raise outcome.error
     if outcome.number:
         raise Interrupted(outcome.number)
-    if fit.error is not None and signals.number:
-        # A worker that has not left within its grace is ended by itself.
-        raise Interrupted(signals.number)
     if fit.error is not None:
+        if signals.number:
+            # A worker that has not left within its grace is ended by itself.
+            raise Interrupted(signals.number)
         raise _told(fit.error, settings) from fit.error
 
 

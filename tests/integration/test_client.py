@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from clients import (
     ServerUnavailableError,
 )
 from tests.conftest import FreePorts, StartServer
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENT_S = 60
@@ -138,13 +139,6 @@ def held(server: TritonServer, model: str) -> Iterator[Path]:
         yield entered
     finally:
         closed.unlink()
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    give_up = time.monotonic() + PATIENT_S
-    while not condition():
-        assert time.monotonic() < give_up, "it never came true"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,8 @@ from clients import (
 )
 from tests.conftest import StartServer
 from tests.integration.certificates import Certificate, make_authority, make_certificate
-from tests.integration.test_client import PATIENT_S, assert_found, held, picture, wait_until, write_detector
+from tests.integration.test_client import PATIENT_S, assert_found, held, picture, write_detector
+from tests.waiting import wait_until
 
 BOXES = {0: (10, 10, 50, 50), 2: (60, 20, 100, 90)}
 IMAGE = picture(96, 128, BOXES)

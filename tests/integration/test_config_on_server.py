@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from builder.errors import ServerError
 from builder.repository import publish
 from builder.serving import ServingSettings
 from tests.deployments import deployment
+from tests.waiting import wait_until
 
 CLASSES = ("circle", "square", 'a "quoted" näme')
 SHAPES = {
@@ -308,13 +308,6 @@ class TestQueue:
         wait_until(lambda: less and more)
         assert "Request timeout expired" in less[0].message()
         assert "Request timeout expired" in more[0].message()
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 NO_BACKEND = "unable to find backend library for backend 'onnxruntime'"

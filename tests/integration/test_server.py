@@ -20,6 +20,7 @@ from tritonclient.utils import InferenceServerException
 from builder.errors import ServerError
 from builder.model_processes import ModelProcesses
 from builder.server import ServerOptions, TritonServer
+from tests.waiting import wait_until
 
 PATIENT_S = 60
 
@@ -183,13 +184,6 @@ def waiting_requests(server, model):
         for line in lines
         if line.startswith(f'nv_inference_pending_request_count{{model="{model}"')
     )
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + PATIENT_S
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.02)
 
 
 def test_ready_server_lists_every_model_ready(server, repository):
